@@ -1,0 +1,319 @@
+"Rules of the repository that no tool checks by itself."
+
+import ast
+import configparser
+import dataclasses
+import importlib
+import inspect
+import json
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import yaml
+from fastcore.docments import docments
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+import robustlit
+
+ROOT = Path(__file__).parent.parent
+NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(robustlit.__path__, "robustlit.") if not m.name.endswith("_modidx")
+)
+PAPERS = {p.name for p in (ROOT / "robustlit").iterdir() if p.is_dir() and (p / "__init__.py").exists()}
+
+parser = configparser.ConfigParser(delimiters=["="])
+parser.read(ROOT / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def repository_files():
+    "Everything that is, or could be, committed."
+    listing = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-co", "--exclude-standard", "-z"]
+    found = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True)
+    if found.returncode == 0:
+        return [p for p in (ROOT / name for name in found.stdout.split("\0") if name) if p.is_file()]
+    ignored = {
+        ".git",
+        ".venv",
+        "_docs",
+        "_proc",
+        "build",
+        "dist",
+        "runs",
+        "__pycache__",
+        ".ruff_cache",
+        ".pytest_cache",
+    }
+    return [p for p in ROOT.rglob("*") if p.is_file() and not ignored & set(p.relative_to(ROOT).parts)]
+
+
+FILES = repository_files()
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+# Versions and requirements
+
+
+def test_one_version():
+    assert settings["version"] == robustlit.__version__
+
+
+@pytest.mark.parametrize("key", ["nbs_path", "doc_path", "tst_flags"])
+def test_settings_agree(key):
+    assert settings[key] == project["tool"]["nbdev"][key]
+
+
+def locked():
+    "The lock as name -> {version: names of what asked for it}."
+    pins, name, version = {}, None, None
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if pinned := re.match(r"([\w.-]+)==([^\s;]+)", line):
+            name, version = canonicalize_name(pinned[1]), pinned[2]
+            pins.setdefault(name, {})[version] = []
+        elif asked := re.match(r"\s+#\s+(?:via\s+)?([\w.-]+)", line):
+            pins[name][version].append(asked[1])
+    return pins
+
+
+def required():
+    return [Requirement(r) for key in ("requirements", "dev_requirements") for r in settings[key].split()]
+
+
+@pytest.mark.parametrize("requirement", required(), ids=lambda r: r.name)
+def test_lock_satisfies(requirement):
+    pins = locked().get(canonicalize_name(requirement.name))
+    assert pins, f"not in requirements.lock: {requirement}"
+    wrong = [v for v in pins if not requirement.specifier.contains(Version(v), prereleases=True)]
+    assert not wrong, f"requirements.lock has {wrong}, settings.ini wants {requirement}"
+
+
+def test_lock_is_of_these_requirements():
+    asked = {name for name, pins in locked().items() for by in pins.values() if "robustlit" in by}
+    assert asked == {canonicalize_name(r.name) for r in required()}, "make the lock again: its first lines say how"
+
+
+def test_lock_names_no_address():
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert not re.search(r"https?:|--(extra-)?index-url|--find-links| @ ", text)
+
+
+def test_package_imports_only_what_it_requires():
+    known = packages_distributions()
+    wanted = {canonicalize_name(Requirement(r).name) for r in settings["requirements"].split()}
+    for path in (ROOT / "robustlit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for top in {n.partition(".")[0] for n in names}:
+                if top in known and top != "robustlit":
+                    made_by = {canonicalize_name(d) for d in known[top]}
+                    assert made_by & wanted, f"{name_of(path)} imports {top}: not among requirements in settings.ini"
+
+
+# Notebooks
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def code(cell):
+    "A cell's Python, without the lines that are IPython's."
+    return "\n".join("pass" if line.startswith(("%", "!")) else line for line in source(cell).splitlines())
+
+
+def test_sidebar_lists_every_notebook():
+    def listed(contents):
+        for entry in contents:
+            if isinstance(entry, dict) and "contents" in entry:
+                yield from listed(entry["contents"])
+            else:
+                yield entry if isinstance(entry, str) else entry["href"]
+
+    sidebar = yaml.safe_load((ROOT / "nbs/sidebar.yml").read_text(encoding="utf-8"))
+    shown = list(listed(sidebar["website"]["sidebar"]["contents"]))
+    assert sorted(shown) == [p.relative_to(ROOT / "nbs").as_posix() for p in NBS]
+
+
+@pytest.mark.parametrize("path", NBS, ids=name_of)
+def test_notebook_head(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    python3 = {"display_name": "python3", "language": "python", "name": "python3"}
+    assert notebook["metadata"]["kernelspec"] == python3, "papermill needs it"
+    first = source(notebook["cells"][0]).strip()
+    assert re.fullmatch(r"# .+\n\n> .+", first), f"nbdev drops anything but a title and one line from: {first!r}"
+    assert path.stat().st_size < 600_000, "fewer or smaller figures"
+
+
+@pytest.mark.parametrize("path", NBS, ids=name_of)
+def test_notebook_cells(path):
+    cells = [c for c in read(path) if c["cell_type"] == "code"]
+    for cell in cells:
+        tree = ast.parse(code(cell)).body
+        imports = [isinstance(s, ast.Import | ast.ImportFrom) for s in tree]
+        assert all(imports) or not any(imports), f"imports need a cell of their own:\n{source(cell)}"
+        assert "nbdev_export()" not in source(cell), "a sweep would rewrite the package"
+        for output in cell["outputs"]:
+            assert output["output_type"] != "error", f"stored with an error:\n{source(cell)}"
+            assert "image/png" not in output.get("data", {}), f"figures are JPEG (house_style):\n{source(cell)}"
+
+
+@pytest.mark.parametrize("path", NBS, ids=name_of)
+def test_notebook_parameters(path):
+    tagged = [c for c in read(path) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) <= 1
+    for cell in tagged:
+        lines = [line for line in source(cell).splitlines() if line.strip() and not line.startswith("#")]
+        wrong = [line for line in lines if not re.fullmatch(r"\w+(: *[\w\[\]., |]+)? = [^;]+", line)]
+        assert not wrong, f"papermill reads one assignment a line, not: {wrong}"
+
+
+@pytest.mark.parametrize("path", NBS, ids=name_of)
+def test_notebook_makes_the_module_of_its_name(path):
+    folder, stem = path.parent.name, re.sub(r"^\d+_", "", path.stem)
+    made = re.findall(r"^#\| *default_exp +(\S+)", "\n".join(source(c) for c in read(path)), re.M)
+    assert made in ([], [stem if folder == "foundations" else f"{folder}.{stem}"])
+
+
+def test_module_names_are_unique():
+    names = [m.rpartition(".")[2] for m in MODULES]
+    assert len(set(names)) == len(names), sorted(names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_down(module):
+    spec = importlib.util.find_spec(module)
+    package = module if spec.submodule_search_locations else spec.parent
+    own = module.split(".")[1]
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and own != "comparison":
+            target = importlib.util.resolve_name("." * node.level + (node.module or ""), package).split(".")
+            paper = PAPERS & set(target[1:2]) if target[0] == "robustlit" else set()
+            assert paper <= {own}, f"{module} imports {'.'.join(target)}"
+
+
+# What is exported is documented where it is written
+
+
+def exported():
+    for name in MODULES:
+        module = importlib.import_module(name)
+        for attribute in getattr(module, "__all__", []):
+            thing = getattr(module, attribute)
+            if getattr(thing, "__module__", None) == name and not attribute.startswith("_"):
+                yield pytest.param(thing, id=f"{name.removeprefix('robustlit.')}.{attribute}")
+
+
+def undocumented(function):
+    "Parameters of `function` without a comment."
+    found = docments(function, full=True, returns=False, args_kwargs=True)
+    return [k for k, v in found.items() if k not in ("self", "cls") and not v.docment]
+
+
+@pytest.mark.parametrize("thing", list(exported()))
+def test_exported_names_are_documented(thing):
+    thing = inspect.unwrap(thing)
+    if inspect.isfunction(thing):
+        assert inspect.getdoc(thing), "no docstring"
+        assert not undocumented(thing), "parameters without a comment"
+    if not inspect.isclass(thing):
+        return
+    assert vars(thing).get("__doc__"), "no docstring"
+    if dataclasses.is_dataclass(thing) or "__init__" in vars(thing):
+        assert not undocumented(thing), "parameters without a comment"
+    for name, method in vars(thing).items():
+        method = getattr(method, "__func__", method)
+        if inspect.isfunction(method) and not name.startswith("_"):
+            assert inspect.getdoc(getattr(thing, name)) or method.__doc__, f"{name} has no docstring"
+
+
+# Files
+
+
+MACHINE = re.compile(r"(?<![\w.~$}/-])/(?:work|root|home|tmp)(?![\w.-])")
+
+
+def test_no_machine_paths():
+    for path in FILES:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = [line.strip()[:120] for line in text.splitlines() if MACHINE.search(line)]
+        assert not found or path == Path(__file__), f"{name_of(path)} names a place on one machine: {found[0]}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.suffix == ".parquet"], ids=name_of)
+def test_no_machine_paths_in_tables(path):
+    text = json.dumps(pyarrow.parquet.read_table(path).to_pylist(), default=str)
+    text += str(pyarrow.parquet.read_schema(path).metadata)
+    assert not MACHINE.search(text), MACHINE.search(text)
+
+
+def test_readme_links_lead_somewhere():
+    text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S | re.M)
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+# The two commands
+
+
+@pytest.fixture
+def shell_only(tmp_path):
+    "A folder with what `make` reads, and a way to call it."
+    for name in ("Makefile", "requirements.lock", "settings.ini", "pyproject.toml", "setup.py"):
+        shutil.copy2(ROOT / name, tmp_path)
+
+    def make(*args):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "PYTHON"))}
+        return subprocess.run(["make", *args], cwd=tmp_path, env=clean, capture_output=True, text=True)
+
+    return tmp_path, make
+
+
+def test_old_python_is_refused(shell_only):
+    folder, make = shell_only
+    old = folder / "old-python"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 && exit\nexit 1\n')
+    old.chmod(0o755)
+    made = make("demo", f"PYTHON={old}")
+    assert made.returncode != 0 and "3.11 or newer" in made.stderr and "3.9.2" in made.stderr
+    assert not (folder / ".venv").exists()
+
+
+def test_environment_is_made_once(shell_only):
+    folder, make = shell_only
+    assert "uv pip install" in make("-n", "demo").stdout
+    (folder / ".venv").mkdir()
+    (folder / ".venv/.installed").touch()
+    again = make("-n", "demo").stdout
+    assert "robustlit run forgetting" in again and "pip install" not in again
+    later = (folder / ".venv/.installed").stat().st_mtime + 5
+    os.utime(folder / "requirements.lock", (later, later))
+    assert "uv pip install" in make("-n", "demo").stdout
+
+
+def test_ci_runs_the_same_steps():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text(encoding="utf-8").rstrip().splitlines()[-1].startswith("exec make test")
