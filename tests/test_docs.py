@@ -74,6 +74,38 @@ def test_code_is_left_alone():
     assert build_docs.outside_code(lambda s: s.replace("a", "X"), text) == "X\n\n```python\na\n```\n\nb `a` X"
 
 
+def test_definition_of_a_function():
+    def area(
+        width: float,  # In pixels
+        height: "Path | None" = None,  # The same if None
+    ) -> float:  # In square pixels
+        "Width times height."
+
+    text = build_docs.definition(area, name="area")
+    assert "### area" in text and "Width times height." in text and "In pixels" in text
+    assert "def area(width:float, height:Path | None=None)->float\n" in text, "no comments in the signature"
+
+
+def test_definition_of_a_class():
+    class Box(dict):
+        "A box."
+
+        def open(self):
+            "Lift the lid."
+
+        @property
+        def full(self):
+            "Whether | not."
+
+        def _hinge(self):
+            "Private."
+
+    text = build_docs.definition(Box, name="Box")
+    assert "| [open]{#box.open} | Lift the lid. |" in text and "Whether \\| not." in text
+    assert "_hinge" not in text and "fromkeys" not in text
+    assert build_docs.signature(Box, "def Box(*args:Any, **kwargs:Any)->None:") == "class Box"
+
+
 CONFIG = {"website": {"title": "t", "site-url": "https://example.org/site"}, "bibliography": "references.bib"}
 
 

@@ -8,6 +8,7 @@ numbers are the outputs they were saved with.
 import argparse
 import base64
 import html
+import inspect
 import json
 import os
 import re
@@ -69,33 +70,48 @@ def merge(into, new):
 # --- what nbdev does: definitions, links, directives ---------------------------------------------------------------
 
 
+DOTTED = re.compile(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])")  # `collections.abc.` of `collections.abc.Iterable`
+
+
 def definition(symbol, name=None, title_level=3):
     "Markdown for an exported name: its signature, what it does, its parameters and, for a class, its methods."
-    from fastcore.docments import DocmentTbl, MarkdownRenderer, docstring
+    from fastcore.docments import DocmentTbl, MarkdownRenderer
 
     plain = MarkdownRenderer(symbol, name=name)
-    bare = re.sub(r"\s+# .*", "", str(plain.dm)).rstrip(":")
-    bare = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", bare)
-    if isinstance(symbol, type):
-        bare = bare.replace("def ", "class ", 1).removesuffix("->None")
-    flat = re.sub(r",?\s*\)(?=->|$)", ")", re.sub(r"\(\s+", "(", re.sub(r"\n\s*", " ", bare)))
-    parts = [f"{'#' * title_level} {plain.nm}", f"```python\n{flat if len(flat) < 76 else bare}\n```", plain.docs]
+    parts = [f"{'#' * title_level} {plain.nm}", f"```python\n{signature(symbol, str(plain.dm))}\n```", plain.docs]
     try:
-        parts.append(str(DocmentTbl(symbol)))
+        rows = [row.split(" | ", 2) for row in str(DocmentTbl(symbol)).splitlines()]
+        parts.append(
+            "\n".join(" | ".join([*row[:1], *(DOTTED.sub("", r) for r in row[1:2]), *row[2:]]) for row in rows)
+        )
     except (TypeError, ValueError):
         pass
     if isinstance(symbol, type):
-        public = {k: getattr(v, "__func__", v) for k, v in vars(symbol).items() if not k.startswith("_")}
-        lines = {k: docstring(getattr(v, "fget", v)).partition("\n")[0] for k, v in public.items() if is_method(v)}
-        rows = [f"| {k} | {line.replace('|', chr(92) + '|')} |" for k, line in lines.items() if line]
-        parts.append("\n".join(["| **Method** | |", "|---|---|", *rows]) if rows else "")
+        parts.append(methods(symbol))
     box = ["```{=html}\n<div class='definition'>\n```", *filter(None, parts), "```{=html}\n</div>\n```"]
     return "\n\n".join(box)  # raw: pandoc would give a div of its own the heading's identifier
 
 
-def is_method(value):
-    "True for a function or a property of a class."
-    return callable(value) and not isinstance(value, type) or isinstance(value, property)
+def signature(symbol, text):
+    "nbdev's signature of `symbol` without its comments, in one line if it fits."
+    bare = DOTTED.sub("", re.sub(r"\s+# .*", "", text).rstrip(":"))
+    if isinstance(symbol, type):
+        bare = bare.replace("def ", "class ", 1).removesuffix("->None")
+        bare = re.sub(r"\(\s*\*args\b[^()]*\*\*\w+[^()]*\)$", "", bare)
+    flat = re.sub(r",?\s*\)(?=->|$)", ")", re.sub(r"\(\s+", "(", re.sub(r"\n\s*", " ", bare)))
+    return flat if len(flat) < 76 else bare
+
+
+def methods(cls):
+    "A table of the methods and properties that `cls` itself documents, each with an anchor that links can use."
+    rows = []
+    for name, value in vars(cls).items():
+        value = getattr(value, "__func__", value)
+        line = (value.__doc__ or "").strip().partition("\n")[0]
+        if (inspect.isfunction(value) or isinstance(value, property)) and line and not name.startswith("_"):
+            anchor = f"{cls.__name__}.{name}".lower()
+            rows.append(f"| [{name}]{{#{anchor}}} | {line.replace('|', chr(92) + '|')} |")
+    return "\n".join(["| **Method** | |", "|---|---|", *rows]) if rows else ""
 
 
 def packaged(symbol, module):
@@ -153,7 +169,9 @@ def fold_sources():
             if directives & {"hide", "default_exp"} or only_imports(cell):
                 del cell["source"]
             elif directives & {"export", "exports", "exporti"} and re.search(r"^(class|def|@)", cell.source, re.M):
-                cell.source = f"#| code-fold: true\n#| code-summary: Source\n{cell.source}"
+                names = re.findall(r"^(?:async +)?(?:class|def) +(\w+)", cell.source, re.M)
+                summary = f"#| code-summary: Source of {', '.join(names)}"
+                cell.source = f"#| code-fold: true\n{summary}\n{cell.source}"
 
     return FoldSources
 
@@ -350,7 +368,13 @@ def render(page, pages, config, pandoc):
     text = outside_code(lambda part: REFERENCE.sub(link, part), page.text)
     if not re.search(r"^#+ +References", text, re.M):
         text += "\n\n## References\n" * cites(text, config)
-    command = [pandoc, "--from=markdown+autolink_bare_uris-blank_before_header", "--to=html5", "--mathml", "--toc"]
+    command = [
+        pandoc,
+        "--from=markdown-smart+autolink_bare_uris-blank_before_header",
+        "--to=html5",
+        "--mathml",
+        "--toc",
+    ]
     command += ["--toc-depth=3", f"--template={HERE / 'page.html'}", "--columns=1000", "--citeproc"]
     command += [f"--bibliography={NBS / config['bibliography']}", "--metadata=link-citations", "--metadata=pagetitle:-"]
     for key, value in values.items():
