@@ -698,7 +698,7 @@ def _missing(name, folders, note):
     "The error for files that are not there: what was looked for, in which folders, and where to get it."
     known = KNOWN[name]
     lines = [f"no files for {name!r}; looked for {', '.join(known.places)} in"]
-    lines += [f"  {path} ({what})" for what, path in folders.items()]
+    lines += [f"  {path} ({what}{'' if path.is_dir() else ', no such folder'})" for what, path in folders.items()]
     if "ROBUSTLIT_DATA" not in folders:
         lines.append("  (ROBUSTLIT_DATA is not set)")
     how = "`download=True` fetches it" if known.torchvision else "download it by hand into one of these folders"

@@ -33,6 +33,7 @@ import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FunctionType
 
 import filelock
 import numpy as np
@@ -115,7 +116,7 @@ def _nearest(name: str, known) -> str:
 class Experiment:
     "A function with a name, a version and profiles."
 
-    function: Callable  # From parameters to a DataFrame
+    function: FunctionType  # From parameters to a DataFrame
     paper: str  # First half of the name
     version: int  # Part of every key: raise it when old records no longer mean the same
     profiles: dict  # Name of a profile to its pinned parameters
@@ -168,14 +169,14 @@ def _among(value, pin) -> bool:
     return _text(value) in [_text(canonical(p)) for p in (pin if isinstance(pin, tuple) else (pin,))]
 
 # %% ../nbs/foundations/10_records.ipynb #c2e9bfad
-_registry: dict = {}
+_registry, _loaded = {}, {}
 
 
 def _home(name: str) -> list:
     return sorted(p.parent.name for p in Path(robustlit.__file__).parent.glob(f"*/{name}.py"))
 
 
-def _paper_of(fn: Callable) -> str:
+def _paper_of(fn: FunctionType) -> str:
     parts = fn.__module__.split(".")
     if parts[0] == "robustlit" and len(parts) > 2:
         if parts[-1] != fn.__name__:
@@ -206,6 +207,8 @@ def experiment(
 
         typing.cast(typing.Any, call).experiment = exp
         _registry[exp.name] = call
+        if fn.__module__.startswith("robustlit."):
+            _loaded[exp.name] = code_digest(call)  # an edit on disk after this is not what will run
         return call
 
     return decorate
@@ -332,31 +335,38 @@ def _reached(tree: ast.Module, name: str) -> dict:
             todo |= set().union(*map(_mentioned, body)) - {*used}
     return {**{n: s for n, s in used.items() if s}, "": free}
 
-# %% ../nbs/foundations/10_records.ipynb #9aa89876
-def _bare(stmt):
-    return {k: v for k, v in ast.iter_fields(stmt) if k != "decorator_list"}
+# %% ../nbs/foundations/10_records.ipynb #ad4cd937
+def _undecorated(stmt):
+    fields = dict(ast.iter_fields(stmt))
+    return type(stmt)(**fields | dict(decorator_list=[])) if "decorator_list" in fields else stmt
 
 
-def _live_source(fn: Callable) -> ast.stmt | None:
+def _live_source(fn: FunctionType) -> ast.stmt | None:
     try:
         return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(fn)))).body[0]
     except (OSError, TypeError, SyntaxError):
         return None
 
-
-def _same(a, b) -> bool:
-    return {k: _skeleton(v) for k, v in _bare(a).items()} == {k: _skeleton(v) for k, v in _bare(b).items()}
-
-
-def _edits(fn: Callable, reached: dict) -> list:
+# %% ../nbs/foundations/10_records.ipynb #9aa89876
+def _edits(fn: FunctionType, reached: dict) -> list:
     "Skeletons of the functions that were redefined in a notebook and differ from the module's."
     found = []
     for name, stmts in reached.items():
-        live = fn if name == fn.__name__ else getattr(fn, "__globals__", {}).get(name)
+        live = fn if name == fn.__name__ else fn.__globals__.get(name)
         if callable(live) and getattr(live, "__module__", "") == "__main__" and not isinstance(live, type):
-            source = _live_source(live)
-            found += [_skeleton(source)] if source is not None and not _same(source, stmts[0]) else []
+            source = _live_source(typing.cast(FunctionType, live))
+            text = _skeleton(_undecorated(source)) if source is not None else ""
+            found += [text] if text and text != _skeleton(_undecorated(stmts[0])) else []
     return found
+
+
+def _source_path(exp: Experiment) -> Path | None:
+    "The file of the experiment's module; None for a function that lives in a notebook only."
+    module = exp.function.__module__
+    if module == "__main__":
+        return _module_path(f"robustlit.{exp.paper}.{exp.function.__name__}")
+    path = getattr(sys.modules.get(module), "__file__", None)
+    return Path(path) if path else None
 
 # %% ../nbs/foundations/10_records.ipynb #955195ba
 def code_digest(
@@ -364,28 +374,17 @@ def code_digest(
 ) -> str:  # 16 hexadecimal digits
     "Digest of the code that the experiment's numbers depend on, as it stands on disk now."
     exp = _experiment(which)
-    fn = exp.function
-    module = f"robustlit.{exp.paper}.{fn.__name__}" if fn.__module__ == "__main__" else fn.__module__
-    path = _module_path(module) if module.startswith("robustlit.") else None
-    path = path or getattr(sys.modules.get(fn.__module__), "__file__", None)
-    if path is None or fn.__module__ == "__main__" and not module.startswith("robustlit."):
+    fn, path = exp.function, _source_path(exp)
+    if path is None:
         source = _live_source(fn)
         parts = [_skeleton(source) if source is not None else fn.__code__.co_code.hex()]
     else:
-        tree = _tree(path)
-        reached = _reached(tree, fn.__name__)
-        own = {
-            k: _skeleton([_bare_node(s) if k == fn.__name__ else s for s in v]) for k, v in reached.items() if k != ""
-        }
-        below = {k: _skeleton(v) for k, v in _modules_below(tree, module.rpartition(".")[0]).items()}
-        parts = [own, _skeleton(reached[""]), below, _edits(fn, reached)]
+        reached = _reached(_tree(path), fn.__name__)
+        reached[fn.__name__] = [_undecorated(s) for s in reached.get(fn.__name__, [])]
+        own = {name: _skeleton(stmts) for name, stmts in reached.items() if name}
+        below = _modules_below(_tree(path), f"robustlit.{exp.paper}")
+        parts = [own, _skeleton(reached[""]), {k: _skeleton(v) for k, v in below.items()}, _edits(fn, reached)]
     return hashlib.sha256(_text(parts).encode()).hexdigest()[:16]
-
-
-def _bare_node(stmt):
-    return (
-        type(stmt)(**{**dict(ast.iter_fields(stmt)), "decorator_list": []}) if hasattr(stmt, "decorator_list") else stmt
-    )
 
 # %% ../nbs/foundations/10_records.ipynb #3af00b79
 def _git(*args: str) -> str | None:
@@ -398,8 +397,9 @@ def _git(*args: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+@functools.cache
 def git_commit() -> str | None:  # For example '3f9a1c2b7d10-dirty'; None where the package is not in a git repository
-    "Commit of the package's source, with `-dirty` if a file of the package was changed since."
+    "Commit of the package's source as this process first saw it, with `-dirty` if it was edited since."
     if _git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ".")
@@ -538,13 +538,14 @@ def run_record(
 ) -> Record:  # Complete, but not written yet
     "Run the experiment and describe the run."
     exp = _experiment(which)
-    digest, commit = code_digest(which), git_commit()
+    digest, commit = _loaded.get(exp.name) if exp.function.__module__ != "__main__" else None, git_commit()
+    digest = digest or code_digest(which)
     hints = {k: p.annotation for k, p in exp.parameters.items()}
     with _Meter() as meter:
         rows = exp.function(**{k: _as_argument(v, hints[k]) for k, v in bound.items()})
     table = _to_arrow(_check_rows(rows, exp))
     seed = bound.get("seed")
-    about = dict(experiment=exp.name, version=exp.version, key=exp.key(bound), parameters=_text(bound))
+    about: dict = dict(experiment=exp.name, version=exp.version, key=exp.key(bound), parameters=_text(bound))
     about |= dict(columns=_text(table.column_names), seed=seed if type(seed) is int else None, commit=commit)
     about |= dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
     about |= dict(robustlit=robustlit.__version__, hardware=meter.hardware, threads=torch.get_num_threads())
@@ -568,7 +569,7 @@ def _record(part: pa.Table) -> Record:
     about = {k: part[k][0].as_py() for k in _provenance}
     return Record(part.select(json.loads(about["columns"])).combine_chunks(), about)
 
-
+# %% ../nbs/foundations/10_records.ipynb #d5576eff
 def read_records(
     path: str | Path,  # A record's file or a packed table
 ) -> list:  # Of `Record`
@@ -603,13 +604,21 @@ def _write_file(
         if not exclusive:
             os.replace(tmp, path)
             return True
-        try:
-            os.link(tmp, path)
-        except FileExistsError:
-            return False
-        return True
+        return _take_place(tmp, path)
     finally:
         Path(tmp).unlink(missing_ok=True)
+
+
+def _take_place(tmp: str, path: Path) -> bool:
+    try:
+        os.link(tmp, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if path.exists():
+            return False
+        os.replace(tmp, path)
+    return True
 
 
 def _write_table(path: Path, table: pa.Table, exclusive: bool = False) -> bool:
@@ -622,18 +631,20 @@ def project_folder() -> Path:  # An absolute path
     return next((p for p in [here, *here.parents] if (p / "results").is_dir() or (p / "settings.ini").is_file()), here)
 
 
+def _folder(given: str | Path | None, what: str) -> Path:
+    chosen = given or os.environ.get(f"ROBUSTLIT_{what.upper()}") or project_folder() / what
+    return Path(chosen).expanduser().absolute()
+
+# %% ../nbs/foundations/10_records.ipynb #88580dbd
 class Store:
     "Where records lie: `runs`, a file a run, and `results`, a table an experiment."
 
     def __init__(
         self,
-        runs: str | Path | None = None,  # Folder of fresh records; by default `ROBUSTLIT_RUNS` or the project's `runs`
-        results: str
-        | Path
-        | None = None,  # Folder of tables; by default `ROBUSTLIT_RESULTS` or the project's `results`
+        runs: str | Path = "",  # Folder of fresh records; by default `ROBUSTLIT_RUNS` or the project's `runs`
+        results: str | Path = "",  # Folder of tables; by default `ROBUSTLIT_RESULTS` or the project's `results`
     ):
-        self.runs = Path(runs or os.environ.get("ROBUSTLIT_RUNS") or project_folder() / "runs").absolute()
-        self.results = Path(results or os.environ.get("ROBUSTLIT_RESULTS") or project_folder() / "results").absolute()
+        self.runs, self.results = _folder(runs, "runs"), _folder(results, "results")
 
     def __repr__(self):
         return f"Store(runs={str(self.runs)!r}, results={str(self.results)!r})"
@@ -642,7 +653,7 @@ class Store:
         "The committed table of an experiment."
         return self.results / f"{name}.parquet"
 
-    def run_paths(self, name: str, key: str = "*") -> list:
+    def run_paths(self, name: str, key: str = "") -> list:
         "Files of fresh records, oldest attempt first."
         found = [p for p in (self.runs / name).glob(f"{key}*.parquet") if _attempt(p)]
         return sorted(found, key=lambda p: (p.name.split(".")[0], _attempt(p)))
@@ -658,10 +669,10 @@ class Store:
             warnings.warn(f"{e}; restore it from git", stacklevel=2)
             return []
 
-    def load(self, name: str, key: str = "*") -> dict:
+    def load(self, name: str, key: str = "") -> dict:
         "Key to newest record, for one experiment."
         fresh = [r for p in self.run_paths(name, key) for r in _read_or_set_aside(p)]
-        old = [r for r in self.packed(name) if key in ("*", r.about["key"])]
+        old = [r for r in self.packed(name) if key in ("", r.about["key"])]
         return {r.about["key"]: r for r in sorted(old + fresh, key=lambda r: r.about["started"])}
 
     def find(self, name: str, key: str) -> Record | None:
@@ -713,6 +724,26 @@ def _read_or_set_aside(path: Path) -> list:
             warnings.warn(f"{e}; the run counts as missing", stacklevel=2)
         return []
 
+# %% ../nbs/foundations/10_records.ipynb #9b9654f7
+def _confirmed_path(store: Store, name: str) -> Path:
+    return store.results / f"{name}.confirmed.json"
+
+
+def _confirmations(store: Store, name: str) -> list:
+    path = _confirmed_path(store, name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _current_digests(which: str | Callable, store: Store) -> set:
+    today = code_digest(which)
+    told = _confirmations(store, _experiment(which).name)
+    return {today, *(c["record_digest"] for c in told if c["code_digest"] == today)}
+
+# %% ../nbs/foundations/10_records.ipynb #f73f35bf
+def _stale_note(record: Record, fn: Callable, store: Store) -> str:
+    fresh = record.about["digest"] in _current_digests(fn, store)
+    return "" if fresh else ", stale: its code has changed since (force=True runs it again)"
+
 # %% ../nbs/foundations/10_records.ipynb #3320b15c
 def recorded(
     fn: Callable,  # An experiment
@@ -756,31 +787,14 @@ def missing(
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
     exp, store, grid = _experiment(fn), store or Store(), grid or {}
+    loose = [k for k, v in grid.items() if not isinstance(v, list | tuple | range)]
+    if loose:
+        raise TypeError(f"`grid` must give each parameter a list of values, got one value for {', '.join(loose)}")
     have = store.load(exp.name)
     runs = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     return [run for run in runs if exp.key(exp.bind(profile, run)) not in have]
 
 # %% ../nbs/foundations/10_records.ipynb #23523881
-def _confirmed_path(store: Store, name: str) -> Path:
-    return store.results / f"{name}.confirmed.json"
-
-
-def _confirmations(store: Store, name: str) -> list:
-    path = _confirmed_path(store, name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def _current_digests(which: str | Callable, store: Store) -> set:
-    today = code_digest(which)
-    told = _confirmations(store, _experiment(which).name)
-    return {today, *(c["record_digest"] for c in told if c["code_digest"] == today)}
-
-
-def _stale_note(record: Record, fn: Callable, store: Store) -> str:
-    fresh = record.about["digest"] in _current_digests(fn, store)
-    return "" if fresh else ", stale: its code has changed since (force=True runs it again)"
-
-
 def confirm(
     which: str | Callable,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
@@ -858,24 +872,21 @@ def adopt(
     return sorted((r for _, r in found), key=lambda r: r.about["key"])
 
 # %% ../nbs/foundations/10_records.ipynb #d9088b1e
+_shown = [k for k in _provenance if k not in ("parameters", "columns", "seed", "checksum")]
+
+
 def _block(record: Record, exp: Experiment, current: set) -> pd.DataFrame:
-    frame, a = record.frame(), record.about
-    parameters = record.parameters
-    about = dict(profile=exp.profile_of(parameters), stale=a["digest"] not in current)
-    about |= {k: a[k] for k in _provenance if k not in ("parameters", "columns", "seed", "checksum")}
-    left = pd.DataFrame({k: _repeated(_frozen(v), len(frame)) for k, v in parameters.items()}, index=frame.index)
-    right = pd.DataFrame({k: _repeated(v, len(frame)) for k, v in about.items()}, index=frame.index)
-    return pd.concat([left, frame, right], axis=1)
-
-
-def _repeated(value, n: int):
-    return [value] * n
+    frame, n = record.frame(), len(record.rows)
+    about = dict(profile=exp.profile_of(record.parameters), stale=record.about["digest"] not in current)
+    about |= {k: record.about[k] for k in _shown}
+    left = pd.DataFrame({k: [_frozen(v)] * n for k, v in record.parameters.items()})
+    return pd.concat([left, frame, pd.DataFrame({k: [v] * n for k, v in about.items()})], axis=1)
 
 
 def _keeps(record: Record, where: dict) -> bool:
     return all(_text(record.parameters.get(k)) in [_text(canonical(v, k)) for v in vs] for k, vs in where.items())
 
-
+# %% ../nbs/foundations/10_records.ipynb #b4ad9b1c
 def records(
     which: str | Callable,  # An experiment or its name
     profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
@@ -892,12 +903,12 @@ def records(
     where = {k: list(v) if isinstance(v, list | tuple | range | set) else [v] for k, v in where.items()}
     current, version = _current_digests(which, store), version or exp.version
     chosen = [r for r in store.load(exp.name).values() if r.about["version"] == version and _keeps(r, where)]
-    chosen = sorted(chosen, key=lambda r: (r.about["parameters"], r.about["key"]))
     chosen = [r for r in chosen if stale or r.about["digest"] in current]
     chosen = [r for r in chosen if profile in (None, exp.profile_of(r.parameters))]
-    empty = [*exp.parameters, "profile", "stale", *(set(_provenance) - {"parameters", "columns", "seed", "checksum"})]
-    blocks = [_block(r, exp, current) for r in chosen]
-    return pd.concat(blocks, ignore_index=True) if blocks else pd.DataFrame(columns=list(dict.fromkeys(empty)))
+    chosen = sorted(chosen, key=lambda r: (r.about["parameters"], r.about["key"]))
+    if not chosen:
+        return pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
+    return pd.concat([_block(r, exp, current) for r in chosen], ignore_index=True)
 
 # %% ../nbs/foundations/10_records.ipynb #99162b0e
 def largest(

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -210,7 +211,7 @@ class Progress(Callback):
         self,
         label: str = "",  # Shown before the bar
     ):
-        self.label, self.bar = label, None
+        self.label, self.bar = label, tqdm(disable=True)
 
     def before_fit(self, learn):
         self.bar = tqdm(total=learn.epochs, desc=self.label, unit="epoch", leave=False)
@@ -222,8 +223,7 @@ class Progress(Callback):
             self.bar.set_postfix({k: f"{v:.3g}" for k, v in seen[0].items() if k != "epoch"})
 
     def after_fit(self, learn):
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
 # %% ../nbs/foundations/04_training.ipynb #3e2d2408
 def save_atomically(
@@ -247,10 +247,10 @@ def save_atomically(
 
 def random_state() -> dict:
     "The state of Python's, numpy's and torch's generators."
-    kind, keys, *rest = np.random.get_state()
+    kept = cast(dict, np.random.get_state(legacy=False))
     return dict(
         python=random.getstate(),
-        numpy=(kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        numpy=kept | dict(state=dict(kept["state"], key=kept["state"]["key"].tolist())),
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
@@ -261,8 +261,7 @@ def set_random_state(
 ):
     "Put every generator back to where `random_state` found it."
     random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -185,10 +185,8 @@ def binary_mlp(
     "Binarized multilayer perceptron of Laborieux et al. (2021): real-valued pixels in, signs between the layers."
     check_int(n_classes, "n_classes", 2)
     widths = [check_int(inputs, "inputs", 1), *(check_int(h, "hidden", 1) for h in hidden), n_classes]
-    layers = [nn.Flatten()]
-    for i, (a, b) in enumerate(zip(widths, widths[1:])):
-        layers += [BinaryLinear(a, b, binarise_input=i > 0, init_width=init_width), _batch_norm(b, gamma_init)]
-    return nn.Sequential(*layers)
+    linear = [BinaryLinear(a, b, i > 0, init_width) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
+    return nn.Sequential(nn.Flatten(), *(m for a in linear for m in (a, _batch_norm(len(a.weight), gamma_init))))
 
 # %% ../../nbs/metaplasticity/01_layers.ipynb #6089def7
 def real_mlp(
@@ -201,12 +199,11 @@ def real_mlp(
     "The real-valued network beside `binary_mlp`: same shape and start, ReLU instead of signs."
     check_int(n_classes, "n_classes", 2)
     widths = [check_int(inputs, "inputs", 1), *(check_int(h, "hidden", 1) for h in hidden), n_classes]
-    layers = [nn.Flatten()]
-    for a, b in zip(widths, widths[1:]):
-        linear = nn.Linear(a, b, bias=False)
-        linear.weight = _hidden_weight((b, a), init_width, "uniform")
-        layers += [linear, _batch_norm(b, gamma_init), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    linear = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])]
+    for a in linear:
+        a.weight = _hidden_weight(tuple(a.weight.shape), init_width, "uniform")
+    layers = [m for a in linear for m in (a, _batch_norm(len(a.weight), gamma_init), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers[:-1])
 
 # %% ../../nbs/metaplasticity/01_layers.ipynb #7f40d6fd
 def _pooled(image: int, plan: list, binarise_image: bool, gamma_init: str, bn: dict) -> tuple:
