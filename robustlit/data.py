@@ -398,7 +398,9 @@ def _pixels(data, size):
             raise ValueError("pixels are floats")
         im = im.convert("L" if im.mode in ("1", "L", "LA", "La") or _grey_palette(im) else "RGB")
         if size is not None and im.size != (size, size):
-            im = ImageOps.fit(im, (size, size), Image.Resampling.BILINEAR)
+            (w, h), s = im.size, min(im.size)
+            im = im.crop(((w - s) // 2, (h - s) // 2, (w - s) // 2 + s, (h - s) // 2 + s))
+            im = im.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(im)
 
 

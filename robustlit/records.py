@@ -545,7 +545,8 @@ def run_record(
         rows = exp.function(**{k: _as_argument(v, hints[k]) for k, v in bound.items()})
     table = _to_arrow(_check_rows(rows, exp))
     seed = bound.get("seed")
-    about: dict = dict(experiment=exp.name, version=exp.version, key=exp.key(bound), parameters=_text(bound))
+    about = {}
+    about |= dict(experiment=exp.name, version=exp.version, key=exp.key(bound), parameters=_text(bound))
     about |= dict(columns=_text(table.column_names), seed=seed if type(seed) is int else None, commit=commit)
     about |= dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
     about |= dict(robustlit=robustlit.__version__, hardware=meter.hardware, threads=torch.get_num_threads())
@@ -756,6 +757,7 @@ def recorded(
     exp = _experiment(fn)
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
+    force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
     label = f"{exp.name} {key} ({exp.profile_of(bound)})"
     record = None if force else store.find(exp.name, key)
     if record is not None:

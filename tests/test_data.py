@@ -26,7 +26,8 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
         folder = tmp_path_factory.mktemp("cache")
         m.setenv("ROBUSTLIT_CACHE", str(folder))
-        m.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+        home = tmp_path_factory.mktemp("home")
+        m.setattr(rd.platformdirs, "user_data_path", lambda *_, **__: home / "robustlit")
         m.delenv("ROBUSTLIT_DATA", raising=False)
         yield folder
 
@@ -522,7 +523,7 @@ def test_what_is_no_dataset(tmp_path):
 
 
 def test_sizes_of_arrays_and_pictures_agree(tmp_path):
-    a = np.random.default_rng(0).integers(0, 256, (20, 12, 12), dtype=np.uint8)
+    a = np.random.default_rng(0).integers(0, 9, (20, 12, 20), dtype=np.uint8) + np.arange(0, 240, 12, dtype=np.uint8)
     np.savez(tmp_path / "a.npz", x_train=a, y_train=np.arange(20) % 2)
     for i in range(20):
         (tmp_path / "p" / str(i % 2)).mkdir(parents=True, exist_ok=True)
@@ -690,7 +691,7 @@ def fake_mnist(root, download):
 
 
 def test_download_goes_into_the_users_folder_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(rd.platformdirs, "user_data_path", lambda *_, **__: tmp_path / "home")
     monkeypatch.setenv("ROBUSTLIT_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
     user = rd.data_dirs()["the user's data folder"]
