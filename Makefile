@@ -42,6 +42,7 @@ $(STAMP): requirements.lock settings.ini pyproject.toml setup.py
 	@touch $@
 
 demo: $(STAMP)
+	@$(BIN)/robustlit run forgetting --profile smoke -p meta 0
 	@$(BIN)/robustlit run forgetting --profile smoke
 
 test: $(STAMP)
@@ -107,7 +108,7 @@ wheel: $(STAMP)
 	venv/bin/python -I -c "$$IMPORT_ALL"; venv/bin/robustlit --version; venv/bin/robustlit list
 
 bench: $(STAMP)
-	@$(BIN)/python -m pytest -o addopts= -q -s tests/bench
+	@set -e; for b in tests/bench/bench_*.py; do echo "== $$b"; $(BIN)/python $$b; done
 
 lab: $(STAMP)
 	@$(BIN)/jupyter-lab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/nbs/index.ipynb

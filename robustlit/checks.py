@@ -23,6 +23,7 @@ def check_choice(
     name: str,  # The argument's name, for the message
 ):  # `value`
     "`value` if it is one of `choices`, else a `ValueError` that names the nearest known ones."
+    choices = list(choices)
     known = [str(c) for c in choices]
     if value in choices:
         return value

@@ -12,9 +12,11 @@ import importlib
 import itertools
 import math
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -48,9 +50,7 @@ class Finding:
     measured: str = ""  # What was seen, in words
     values: Sequence | Mapping | None = None  # One number a seed, or several such by name
     unit: str = "%"  # Of the values
-    only_under: str = (
-        ""  # Where the condition is met only under the original's defect: the switch, for example 'compat=True'
-    )
+    only_under: str = ""  # The switch of the original's defect, where the condition is met only under it
 
     def __post_init__(self):
         if self.passed is not None and not isinstance(self.passed, bool | np.bool_):
@@ -80,7 +80,8 @@ def _values(value):
 
 
 def _word(value):
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    short = f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _texts(where):
@@ -100,9 +101,7 @@ class Claim:
     experiment: str  # Whose records, for example 'metaplasticity/forgetting'
     check: Callable  # (rows, scale) -> Finding
     where: dict = field(default_factory=dict)  # Parameters of the runs, a list for values that are all needed
-    condition_cpu: str | None = (
-        None  # What would show it at the cpu profile, written before it was run; None: nothing would
-    )
+    condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
     where_cpu: dict | None = None  # Parameters of those runs; by default `where`
     min_seeds: int = 3  # Fewer say nothing
 
@@ -116,7 +115,7 @@ class Claim:
 
     def command(self, scale: str = "paper") -> str:
         "What to type to make the records that the verdict needs."
-        grid = [f"-g {k} {','.join(map(_word, _values(v)))}" for k, v in self.runs(scale).items()]
+        grid = [f"-g {k} {shlex.quote(','.join(map(_word, _values(v))))}" for k, v in self.runs(scale).items()]
         name = self.experiment.rpartition("/")[2]
         return " ".join(["robustlit sweep", name, f"--profile {scale}", *grid, f"-g seed 0:{self.min_seeds}"])
 
@@ -175,7 +174,7 @@ def _from(store):
     "A source of rows: experiment, profile, parameters -> DataFrame."
 
     def source(name, profile, where):
-        exp = getattr(find_experiment(name), "experiment")
+        exp = cast(Any, find_experiment(name)).experiment
         if profile not in exp.profiles:
             return pd.DataFrame()
         exp.refuse_unknown(where)
@@ -212,8 +211,8 @@ def _complete(rows, settings):
 
 def _lacking(claim, scale, rows, settings):
     "What stands between these rows and a verdict, in words; empty if nothing does."
-    n = claim.min_seeds
-    few = [(s, len(_seeds(rows, s))) for s in settings]
+    n, swept = claim.min_seeds, [k for k, v in claim.runs(scale).items() if len(_values(v)) > 1]
+    few = [({k: s[k] for k in swept}, len(_seeds(rows, s))) for s in settings]
     parts = [f"{', '.join(_texts(s)) or claim.experiment} ({k} of {n} seeds)" for s, k in few if k < n]
     if not parts and len(_complete(rows, settings)[1]) < n:
         parts = [f"{n} seeds that all settings share ({len(_complete(rows, settings)[1])} so far)"]
@@ -224,7 +223,7 @@ def _lacking(claim, scale, rows, settings):
 class Verdict:
     "What the records say about a claim."
 
-    claim: Claim
+    claim: Claim  # What was judged
     outcome: str  # One of `OUTCOMES`
     scale: str | None = None  # 'paper', 'cpu', or None where nothing was judged
     finding: Finding | None = None  # What the claim's function found
@@ -323,7 +322,7 @@ def _judged(claim, scale, rows, seeds):
 
 
 def verdict(
-    claim: Claim,
+    claim: Claim,  # What is to be judged
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store: (experiment, profile, where) -> rows as from `records`
 ) -> Verdict:

@@ -63,12 +63,12 @@ class Dataset:
     x_train: Tensor  # Images, uint8 (n, channels, height, width)
     y_train: Tensor  # Labels, int64 (n,), from 0 to the number of classes - 1
     x_valid: Tensor  # May be empty, like all that follow
-    y_valid: Tensor
-    x_test: Tensor
-    y_test: Tensor
+    y_valid: Tensor  # As `y_train`
+    x_test: Tensor  # As `x_train`
+    y_test: Tensor  # As `y_train`
     classes: tuple[str, ...]  # Name of class 0, 1, ...
     mean: tuple[float, ...] | None = None  # Of the training images, one a channel, on the [0, 1] scale
-    std: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None  # Likewise
 
     def __post_init__(self):
         self.classes = tuple(map(str, self.classes))

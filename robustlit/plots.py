@@ -21,11 +21,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from cycler import cycler
 from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import check_choice, check_int, check_number
@@ -148,7 +148,7 @@ def _count(n):
 
 # %% ../nbs/foundations/12_plots.ipynb #e6670ffd
 def curve_with_spread(
-    ax: Axes,
+    ax: Axes,  # Where to draw
     df: pd.DataFrame,  # Tidy rows, for example from `robustlit.records.records`
     x: str,  # Column along the axis: numbers, or words in the order they come
     y: str,  # Column of what was measured
@@ -275,7 +275,7 @@ def caption(
 
 # %% ../nbs/foundations/12_plots.ipynb #4b7a820e
 def save_figure(
-    fig: Figure,
+    fig: Figure,  # What to write
     name: str,  # File name without a suffix: letters, digits, '-', '_' and '.'
     folder: str | Path | None = None,  # By default `ROBUSTLIT_FIGURES`, else the project's `runs/figures`
 ) -> Path:  # The file

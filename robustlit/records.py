@@ -240,7 +240,8 @@ def find_experiment(
     group, _, name = which.rpartition("/")
     for home in _home(name) if name.isidentifier() else []:
         if group in ("", home) and f"{home}/{name}" not in _registry:
-            importlib.import_module(f"robustlit.{home}.{name}")
+            fn = getattr(importlib.import_module(f"robustlit.{home}.{name}"), name)
+            _registry[fn.experiment.name] = fn
     found = [v for k, v in _registry.items() if k == which or (not group and k.endswith(f"/{name}"))]
     if not found:
         raise ValueError(f"`experiment` is unknown: {which!r}; {_nearest(which, sorted(known_experiments()))}")
@@ -583,7 +584,7 @@ def read_records(
     except FileNotFoundError:
         raise
     except Exception as e:
-        raise DamagedRecord(f"{path} is damaged: {e}") from e
+        raise DamagedRecord(f"{path} is damaged: {(str(e) or type(e).__name__).splitlines()[0]}") from e
     if wrong:
         raise DamagedRecord(f"{path} is damaged: the contents of {', '.join(wrong)} do not match their checksum")
     return found

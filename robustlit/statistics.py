@@ -91,7 +91,7 @@ def _matched(a, b):
 def paired_difference(
     a,  # Seed to number as a Series or dict, or numbers in the order of the seeds
     b,  # The other method, the same seeds
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # Share of such intervals that cover the truth
 ) -> Interval:  # Of `a` - `b`; `p` is the paired t test's, NaN for one seed
     "How much `a` lies above `b`, by the paired t interval; `ValueError` where the seeds differ."
     d = np.subtract(*_matched(a, b))
@@ -106,7 +106,7 @@ def bootstrap_interval(
     a: Iterable,  # One score an image, for example 100 where it was right and 0 where not
     b: Iterable | None = None,  # The other network's scores of the same images; then the difference is judged
     resamples: int = 10_000,  # How often the images are drawn again
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # Share of such intervals that cover the truth
     seed: int = 0,  # Of the draws
 ) -> Interval:  # Of the mean of `a`, or of `a` - `b`
     "The mean over images with its percentile bootstrap interval, paired if `b` is given."

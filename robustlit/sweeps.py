@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/foundations/sweeps.html.md"""
 
 # %% auto #0
 __all__ = ['parse_value', 'parse_grid', 'notebook_folder', 'notebooks', 'find_notebook', 'ExperimentNotebook', 'open_notebook',
-           'Run', 'plan', 'Job', 'execute', 'execute_all', 'main']
+           'Run', 'plan', 'execute_all', 'main']
 
 # %% ../nbs/foundations/13_sweeps.ipynb #22a8109c
 import argparse
@@ -16,33 +16,28 @@ import collections
 import contextlib
 import dataclasses
 import difflib
-import functools
 import importlib
 import importlib.util
 import itertools
-import json
 import os
 import re
 import signal
 import sys
-import tempfile
 import threading
-import time
 import typing
 from pathlib import Path
 
 import joblib
 import nbformat
-import papermill
 import yaml
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
-from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 import robustlit
 from .checks import check_int
 from .data import KNOWN, available, data_dirs
+from .execution import Job, execute, read_notebook, tagged
 from .records import DamagedRecord, Experiment, Store, find_experiment, known_experiments, pack, records
 
 # %% ../nbs/foundations/13_sweeps.ipynb #5fc3c28e
@@ -76,19 +71,6 @@ def parse_grid(
     return values
 
 # %% ../nbs/foundations/13_sweeps.ipynb #7480a2b2
-def _tagged(cell, tag: str) -> bool:
-    return tag in cell.get("metadata", {}).get("tags", [])
-
-
-@functools.lru_cache(256)
-def _notebook_at(path: str, changed: int):
-    return nbformat.read(path, as_version=4)
-
-
-def _notebook(path: Path):
-    return _notebook_at(str(path), path.stat().st_mtime_ns)
-
-# %% ../nbs/foundations/13_sweeps.ipynb #36f0c157
 def notebook_folder() -> Path:  # An absolute path
     "Where the package's notebooks are: `nbs` in a checkout, `robustlit/notebooks` where it is installed."
     package = Path(robustlit.__file__).absolute().parent
@@ -100,7 +82,7 @@ def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to t
     "The experiment notebooks of the package."
     found = {}
     for path in sorted(notebook_folder().glob("*/[0-9]*_*.ipynb")):
-        if path.parent.name != "foundations" and any(_tagged(c, "parameters") for c in _notebook(path).cells):
+        if path.parent.name != "foundations" and any(tagged(c, "parameters") for c in read_notebook(path).cells):
             found[f"{path.parent.name}/{path.stem.partition('_')[2]}"] = path
     return found
 
@@ -143,7 +125,7 @@ class ExperimentNotebook:
 
 
 def _module_of(path: Path) -> str:
-    text = "\n".join(c.source for c in _notebook(path).cells if c.cell_type == "code")
+    text = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
     found = re.search(r"^#\|\s*default_exp\s+(\S+)", text, re.M)
     if not found:
         raise ValueError(f"{path} is no experiment notebook: it has no `#| default_exp`")
@@ -151,7 +133,7 @@ def _module_of(path: Path) -> str:
 
 
 def _defaults_of(path: Path) -> dict:
-    cells = [c for c in _notebook(path).cells if _tagged(c, "parameters")]
+    cells = [c for c in read_notebook(path).cells if tagged(c, "parameters")]
     if not cells:
         raise ValueError(f"{path} is no experiment notebook: it has no cell tagged `parameters`")
     pairs = {}
@@ -189,7 +171,7 @@ class Run:
 
 
 def plan(
-    notebook: ExperimentNotebook,
+    notebook: ExperimentNotebook,  # What is to be run
     given: dict | None = None,  # Parameter to its value, for all runs
     grid: dict | None = None,  # Parameter to its values: all combinations are run
     profile: str | None = None,  # Where the others come from; by default the notebook's choice
@@ -215,86 +197,6 @@ def _key(notebook: ExperimentNotebook, chosen: dict) -> str:
     values = {k: v for k, v in full.items() if k in exp.parameters}
     return exp.key(exp.bind(full.get("profile", "smoke"), values))
 
-# %% ../nbs/foundations/13_sweeps.ipynb #f00c1cbb
-def _prepared(notebook, report: bool):
-    skip = re.compile(r"^#\|\s*(eval:\s*false|slow\b)|nbdev_export\(\)", re.M)
-    kept = [c for c in notebook.cells if report or not _tagged(c, "report")]
-    kept = [c for c in kept if c.cell_type != "code" or not skip.search(c.source)]
-    return nbformat.from_dict({**notebook, "cells": kept})
-
-
-@dataclasses.dataclass
-class Job:
-    "All that a worker process needs to execute a notebook."
-
-    notebook: str  # Path
-    executed: str  # Where the executed notebook goes
-    parameters: dict  # What is set
-    env: dict  # Environment of the kernel
-    report: bool = False  # Whether cells tagged `report` run
-    progress: bool = False  # Whether papermill shows its own progress
-
-# %% ../nbs/foundations/13_sweeps.ipynb #936fcbe2
-@contextlib.contextmanager
-def _own_kernel(env: dict):
-    with tempfile.TemporaryDirectory() as tmp:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        argv += ["--HistoryManager.enabled=False", "--IPKernelApp.log_level=40"]
-        spec = dict(argv=argv, display_name="python3", language="python", env=env)
-        (Path(tmp) / "kernels" / "python3").mkdir(parents=True)
-        (Path(tmp) / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-        before = os.environ.get("JUPYTER_PATH")
-        os.environ["JUPYTER_PATH"] = os.pathsep.join([tmp, *([before] if before else [])])
-        try:
-            yield Path(tmp)
-        finally:
-            os.environ.pop("JUPYTER_PATH")
-            os.environ |= dict(JUPYTER_PATH=before) if before else {}
-
-# %% ../nbs/foundations/13_sweeps.ipynb #c56fed96
-@functools.cache
-def _follow(parent: int):
-    "End this process when `parent` no longer is its parent."
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)  # the kernel looks for its own parent every second
-
-    if os.getppid() == parent:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-_one_at_a_time = threading.Lock()
-
-
-def execute(
-    job: Job,  # What to run, and where to
-    parent: int = 0,  # Process to follow into death; 0 for none
-) -> dict:  # `seconds`, and `error` (None, or one line)
-    "Execute a notebook in a kernel of its own, keeping the executed notebook whether it fails or not."
-    _follow(parent)
-    start, error = time.perf_counter(), None
-    escaped = lambda path: str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
-    with _one_at_a_time, _own_kernel(job.env) as tmp:
-        prepared = tmp / Path(job.notebook).name
-        nbformat.write(_prepared(_notebook(Path(job.notebook)), job.report), prepared)
-        Path(job.executed).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            papermill.execute_notebook(
-                escaped(prepared),
-                escaped(job.executed),
-                parameters=job.parameters,
-                kernel_name="python3",
-                progress_bar=dict(desc=Path(job.notebook).stem, leave=False) if job.progress else False,
-                start_timeout=300,
-            )
-        except PapermillExecutionError as e:
-            error = f"{e.ename}: {e.evalue}"
-        except Exception as e:
-            error = f"{type(e).__name__}: {e}"
-    return dict(seconds=time.perf_counter() - start, error=error and error.strip().splitlines()[0])
-
 # %% ../nbs/foundations/13_sweeps.ipynb #66f29d16
 _thread_variables = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 
@@ -305,7 +207,7 @@ def _threads(jobs: int, asked: int | None) -> int:
     return asked or (int(told) if told.isdecimal() and int(told) else max(1, cores // jobs))
 
 
-def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, force: bool, **options) -> Job:
+def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, force: bool = False, **options) -> Job:
     env = {f"{v}_NUM_THREADS": str(threads) for v in _thread_variables}
     env |= dict(ROBUSTLIT_RUNS=str(store.runs), ROBUSTLIT_RESULTS=str(store.results))
     env |= dict(ROBUSTLIT_FORCE=run.key) if force else {}
@@ -348,24 +250,19 @@ def execute_all(
     jobs: list,  # Of `Job`
     n_jobs: int = 1,  # How many at a time
     scheduler: str | None = None,  # Address of a Dask scheduler; by default worker processes on this machine
-):  # Yields (index of the job, its result)
+):  # Yields what `execute` returns
     "Execute jobs in worker processes, in no particular order."
     check_int(n_jobs, "n_jobs", low=1)
     with _terminable(), _engine(scheduler) as parent:
-        work = (joblib.delayed(_numbered)(i, job, parent) for i, job in enumerate(jobs))
         workers = max(n_jobs, 2)  # joblib would run a single one in this very process
         pool = joblib.Parallel(workers, return_as="generator_unordered", pre_dispatch=n_jobs, batch_size=1)
-        results = typing.cast(typing.Generator, pool(work))
+        results = typing.cast(typing.Generator, pool(joblib.delayed(execute)(job, parent) for job in jobs))
         try:
             yield from results
         finally:
             results.close()
             if scheduler is None:
                 get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-
-def _numbered(i: int, job: Job, parent: int) -> tuple:
-    return i, execute(job, parent)
 
 # %% ../nbs/foundations/13_sweeps.ipynb #952ef610
 def _short(path) -> str:
@@ -383,7 +280,7 @@ def _record_path(store: Store, name: str, key: str) -> Path | None:
 
 # %% ../nbs/foundations/13_sweeps.ipynb #2ac1d2e8
 def _report_outputs(executed: Path) -> list:
-    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code" and _tagged(c, "report")]
+    cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code" and tagged(c, "report")]
     return [output for cell in cells for output in cell.outputs]
 
 
@@ -417,7 +314,7 @@ def _run(args) -> int:
         return 0
     threads = _threads(1, args.threads)
     job = _job(notebook, run, store, threads, args.force, report=True, progress=sys.stderr.isatty())
-    ((_, result),) = execute_all([job])
+    (result,) = execute_all([job])
     executed, path = Path(job.executed), _record_path(store, name, run.key)
     error = result["error"] or (None if path else f"the notebook left no record {run.key}")
     if error is None:
@@ -459,10 +356,11 @@ def _sweep(args) -> int:
 
 def _sweep_on(notebook: ExperimentNotebook, todo: list, store: Store, n_jobs: int, threads: int, args) -> int:
     "Run what is to do, a line each; returns the number of runs that failed."
-    jobs = [_job(notebook, run, store, threads, args.force) for run in todo]
+    jobs = [_job(notebook, run, store, threads, args.force, number=i) for i, run in enumerate(todo)]
     name, failed = notebook.experiment.name, 0
     with tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar:
-        for done, (i, result) in enumerate(execute_all(jobs, n_jobs, args.scheduler), 1):
+        for done, result in enumerate(execute_all(jobs, n_jobs, args.scheduler), 1):
+            i = result["number"]
             path = _record_path(store, name, todo[i].key) if result["error"] is None else None
             error = result["error"] or (None if path else f"the notebook left no record {todo[i].key}")
             failed += error is not None
@@ -495,7 +393,7 @@ def _list(args) -> int:
         print(f"no experiment notebooks in {notebook_folder()}")
     return 0
 
-
+# %% ../nbs/foundations/13_sweeps.ipynb #f6b33a07
 def _status(args) -> int:
     store = Store()
     names = [*dict.fromkeys([*notebooks(), *known_experiments(), *store.names()])]

@@ -98,7 +98,7 @@ class Learner:
             while self.epoch < self.epochs:
                 self.net.train()
                 self.notify("before_epoch")
-                for self.xb, self.yb in self.batches:
+                for self.xb, self.yb in batches:
                     self.notify("before_batch")
                     self.logits = self.net(self.xb)
                     self.loss = self.loss_func(self.logits, self.yb)

@@ -40,7 +40,7 @@ def test_seeds_are_paired_across_conditions():
 
 
 def test_final_accuracy_reads_one_way_of_testing(rows):
-    df = rows.assign(**dict(meta=1.35, width=32, epochs=2, seed=3, n_tasks=2))
+    df = rows.assign(meta=1.35, width=32, epochs=2, gamma_init="ones", seed=3, n_tasks=2)
     end = final_accuracy(df, "recalibrated", "last")
     want = rows.query("split == 'test' and after == 2 and statistics == 'recalibrated' and bn == 'last'")
     assert end.accuracy.tolist() == want.accuracy.tolist() and end.on.tolist() == [1, 2]

@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import robustlit
+from robustlit.claims import ledger, ledger_markdown
 
 ROOT = Path(__file__).parent.parent
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -273,6 +274,16 @@ def test_readme_links_lead_somewhere():
     text = re.sub(r"^```.*?^```", "", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.S | re.M)
     links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
     assert links and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_readme_shows_the_verdicts_of_the_committed_records(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
+    claims = ledger()
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(claims)
+    for columns in (["claim", "statement", "published", "ours", "verdict"], ["claim", "command"]):
+        shown = ledger_markdown(claims[columns])
+        assert shown in text, "pack the records, run nbs/index.ipynb and make readme; expected:\n" + shown
 
 
 # The two commands

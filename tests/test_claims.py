@@ -1,0 +1,351 @@
+"Claims, verdicts and the statistics behind them."
+
+import itertools
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from robustlit import claims
+from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict
+from robustlit.records import Store, experiment, recorded
+from robustlit.statistics import bootstrap_interval, holm, paired_difference, t_interval
+from robustlit.sweeps import parse_grid
+
+PARTS = dict(
+    paper="toy",
+    statement="More is better",
+    source="Fig 1",
+    published={"0": 10, "1": 90},
+    condition="at 1 every seed has at least 90",
+    experiment="toy/growth",
+    where=dict(dose=[0.0, 1.0], width=8),
+)
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    monkeypatch.setattr(claims, "_claims", {})
+
+
+def better(rows, scale):
+    by = rows.pivot_table(index="seed", columns="dose", values="accuracy")
+    passed = (by[1.0] >= 90).all() if scale == "paper" else (by[1.0] - by[0.0] >= 5).all()
+    return Finding(passed, f"{by[1.0].mean():.0f} against {by[0.0].mean():.0f}", by[1.0])
+
+
+def rows(high=95.0, seeds=3, profile="paper", doses=(0.0, 1.0), **columns):
+    df = pd.DataFrame(itertools.product(doses, range(seeds), (1, 2)), columns=["dose", "seed", "task"])
+    df["accuracy"] = np.where(df.dose == 1, high, 20.0) + df.seed
+    return df.assign(width=8, profile=profile, hardware="cpu, 2 cores, AMD EPYC", stale=False, **columns)
+
+
+def shelf(*frames):
+    everything = pd.concat(frames)
+    return lambda name, profile, where: everything[everything.profile == profile].reset_index(drop=True)
+
+
+def asked(check=better, **changes):
+    return claim("T-1", **(PARTS | changes))(check)
+
+
+# --- verdicts
+
+
+@pytest.mark.parametrize("high, outcome", [(95.0, "holds"), (80.0, "fails")])
+def test_the_papers_protocol_gives_the_verdict_unqualified(high, outcome):
+    v = verdict(asked(condition_cpu="a gap of 5"), source=shelf(rows(high), rows(20.0, profile="cpu")))
+    assert (v.outcome, v.label, v.scale, v.profile, v.n) == (outcome, outcome, "paper", "paper", 3)
+    assert v.mean == high + 1 and v.spread == pytest.approx(1.0)
+    assert v.ours == f"{high + 1:.1f} ± 1.0 % (n = 3)"
+    assert v.rests_on == "profile paper, n = 3 seeds, 2-core AMD EPYC CPU" and v.hardware == ("cpu, 2 cores, AMD EPYC",)
+    assert str(v).startswith(f"T-1 {outcome}: ") and "published: 0: 10, 1: 90" in str(v) and not v.missing
+
+
+@pytest.mark.parametrize("high, label", [(30.0, "holds at cpu scale"), (21.0, "fails at cpu scale")])
+def test_cpu_records_are_judged_by_their_own_condition_and_say_so(high, label):
+    v = verdict(asked(condition_cpu="a gap of 5"), source=shelf(rows(high, profile="cpu"), rows(95.0, seeds=2)))
+    assert (v.label, v.scale) == (label, "cpu")
+    assert "profile paper: dose = 0 (2 of 3 seeds)" in v.missing
+    assert "--profile cpu" in v.command
+
+
+def test_cpu_records_say_nothing_without_a_condition_for_them():
+    v = verdict(asked(), source=shelf(rows(95.0, profile="cpu", seeds=9)))
+    assert (v.outcome, v.label, v.scale) == ("not measured", "not measured", None)
+    assert v.command == "robustlit sweep growth --profile paper -g dose 0,1 -g width 8 -g seed 0:3"
+
+
+def test_smoke_and_custom_records_never_count():
+    seen = []
+
+    def source(name, profile, where):
+        seen.append(profile)
+        return shelf(rows(profile="smoke"), rows(profile="custom"))(name, profile, where)
+
+    v = verdict(asked(condition_cpu="a gap of 5"), source=source)
+    assert v.outcome == "not measured" and set(seen) == {"paper", "cpu"} and np.isnan(v.mean)
+
+
+def test_too_few_seeds_are_named_with_the_command_that_makes_them():
+    lame = rows()
+    lame = lame[(lame.dose == 1) | (lame.seed == 0)]
+    v = verdict(asked(), source=shelf(lame))
+    assert v.outcome == "not measured" and v.missing == "profile paper: dose = 0 (1 of 3 seeds)"
+    assert "needs profile paper: dose = 0 (1 of 3 seeds); `robustlit sweep growth --profile paper" in str(v)
+    assert verdict(asked(min_seeds=1), source=shelf(lame)).outcome == "holds"
+    assert verdict(asked(min_seeds=4), source=shelf(rows())).outcome == "not measured"
+
+
+def test_seeds_that_one_setting_lacks_do_not_count():
+    df = rows(seeds=5)
+    df = df[(df.dose == 1) | (df.seed != 1)]
+    df.loc[(df.seed == 1) & (df.dose == 1), "accuracy"] = 0.0
+    seen = []
+    v = verdict(asked(lambda r, scale: seen.append(sorted(set(r.seed))) or better(r, scale)), source=shelf(df))
+    assert seen == [[0, 2, 3, 4]] and (v.outcome, v.n) == ("holds", 4)
+
+
+def test_settings_without_common_seeds_cannot_be_compared():
+    df = rows(seeds=6)
+    apart = df[(df.dose == 0) & (df.seed < 3) | (df.dose == 1) & (df.seed > 1)]
+    v = verdict(asked(), source=shelf(apart))
+    assert v.outcome == "not measured" and "seeds that all settings share (1 so far)" in v.missing
+
+
+def test_a_condition_met_only_under_the_defect_is_an_artefact():
+    v = verdict(asked(lambda r, scale: Finding(False, "71", only_under="compat='axis'")), source=shelf(rows()))
+    assert (v.outcome, v.label, v.ours) == ("artefact", "artefact", "71")
+    assert "met only under compat='axis'" in str(v)
+    small = asked(lambda r, scale: Finding(False, only_under="x"), condition_cpu="c")
+    assert verdict(small, source=shelf(rows(profile="cpu"))).label == "artefact at cpu scale"
+
+
+def test_a_check_may_say_that_the_records_cannot_tell():
+    undecided = asked(lambda r, scale: Finding(None if scale == "paper" else True, "no GPU times"), condition_cpu="c")
+    v = verdict(undecided, source=shelf(rows()))
+    assert (v.outcome, v.label) == ("not measured", "not measured") and "no GPU times" in str(v)
+    assert verdict(undecided, source=shelf(rows(), rows(profile="cpu"))).label == "holds at cpu scale"
+
+
+def test_stale_records_are_used_and_marked():
+    v = verdict(asked(), source=shelf(rows().assign(stale=lambda d: d.seed == 2)))
+    assert v.outcome == "holds" and v.stale and "older than their code" in str(v)
+    assert not verdict(asked(), source=shelf(rows())).stale
+
+
+def test_several_numbers_keep_their_names_and_a_failed_seed_is_reported():
+    several = asked(lambda r, scale: Finding(True, values={"a": [1.0, 2.0, 3.0], "b": [1.0, np.nan, 1.0]}, unit="s"))
+    v = verdict(several, source=shelf(rows()))
+    assert v.means["a"] == 2 and v.spreads["a"] == 1 and v.mean == 2 and np.isnan(v.means["b"])
+    assert v.ours == "a: 2.0 ± 1.0, b: nan s (n = 3)"
+
+
+def test_values_must_come_one_a_seed():
+    with pytest.raises(ValueError, match="one number for each of 3 seeds"):
+        verdict(asked(lambda r, scale: Finding(True, values=r.accuracy)), source=shelf(rows()))
+    with pytest.raises(TypeError, match="must return a Finding"):
+        verdict(asked(lambda r, scale: True), source=shelf(rows()))
+    with pytest.raises(TypeError, match="`claim` must be a Claim"):
+        verdict(better)
+
+
+@pytest.mark.parametrize(
+    "make, error",
+    [
+        (lambda: Finding("yes"), TypeError),
+        (lambda: Finding(True, only_under="compat"), ValueError),
+        (lambda: Finding(True, values=[[1.0]]), ValueError),
+    ],
+)
+def test_bad_findings_are_refused(make, error):
+    with pytest.raises(error):
+        make()
+
+
+# --- writing claims down
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        (dict(condition=""), ValueError, "`condition`"),
+        (dict(published=""), ValueError, "`published`"),
+        (dict(min_seeds=0), ValueError, "`min_seeds`"),
+        (dict(where=dict(dose=[])), ValueError, "`where`"),
+        (dict(where=dict(seed=[0, 1])), ValueError, "`where`"),
+        (dict(wher=dict(dose=1)), TypeError, "wher"),
+    ],
+)
+def test_claims_with_holes_are_refused(change, error, words):
+    with pytest.raises(error, match=words):
+        asked(**change)
+    assert not claims._claims
+
+
+def test_an_id_stands_for_one_claim_but_may_be_written_down_again():
+    first = asked()
+    assert asked() is not first and len(claims._claims) == 1
+    with pytest.raises(ValueError, match="T-1 of toy is taken by better"):
+        asked(lambda r, scale: Finding(True))
+    assert len(claims._claims) == 1 and asked(lambda r, scale: Finding(True), paper="other").paper == "other"
+
+
+def test_the_cpu_runs_may_differ_from_the_papers():
+    c = asked(condition_cpu="a gap", where_cpu=dict(dose=[0.0, 1.0], width=4))
+    wheres = []
+    verdict(c, source=lambda name, profile, where: wheres.append((profile, where["width"])) or pd.DataFrame())
+    assert wheres == [("paper", 8), ("cpu", 4)]
+    assert "-g width 4" in c.command("cpu") and "-g width 8" in c.command("paper")
+
+
+def test_the_command_says_what_the_command_line_will_read():
+    where = dict(dose=[0.0, 1.0, 1 / 3, 1e-7], width=8, trick=[True, None], name=["a", "b c"])
+    words = shlex.split(asked(where=where).command())
+    read = {words[i + 1]: parse_grid(words[i + 2]) for i, w in enumerate(words) if w == "-g"}
+    assert read == where | dict(width=[8], seed=[0, 1, 2])
+
+
+def test_a_claim_shows_its_conditions():
+    text = asked(condition_cpu="a gap of 5")._repr_markdown_()
+    for part in ("More is better", "Fig 1", "0: 10, 1: 90", PARTS["condition"], "a gap of 5", "dose = 0, 1", "3 seeds"):
+        assert part in text
+
+
+# --- the ledger
+
+
+def test_the_ledger_has_a_row_for_every_claim_in_the_order_of_ids():
+    for name in ("T-10", "T-2", "T-1"):
+        claim(name, **PARTS)(better)
+    table = ledger("toy", source=shelf(rows().assign(stale=True)))
+    assert table.claim.tolist() == ["T-1", "T-2", "T-10"]
+    assert table.verdict.tolist() == ["holds*"] * 3 and table.ours[0] == "96.0 ± 1.0 % (n = 3)"
+    text = ledger_markdown(table.assign(source="a | b\nc")).splitlines()
+    assert len(text) == 5 and r"| a \| b c |" in text[2] and text[2].endswith("-g seed 0:3` |")
+    with pytest.raises(ValueError, match="`paper` is unknown: 'tyo'; did you mean 'toy'"):
+        ledger("tyo")
+    assert [c.id for c in known_claims("toy")] == ["T-1", "T-2", "T-10"]
+
+
+# --- on a real store
+
+
+def test_verdicts_come_from_recorded_runs_of_exactly_the_claimed_settings(tmp_path, capsys):
+    @experiment(smoke=dict(size=1), cpu=dict(size=2), paper=dict(size=3), group="toy")
+    def growth(dose: float = 0.0, width: int = 8, size: int = 1, trick: bool = False, seed: int = 0):
+        return pd.DataFrame(dict(accuracy=[20.0 + 70 * dose + seed + 5 * size - 50 * trick]))
+
+    store = Store(tmp_path / "runs", tmp_path / "results")
+    c = asked(condition_cpu="a gap of 5")
+    assert verdict(c, store).outcome == "not measured"
+    for dose, seed in itertools.product((0.0, 1.0), range(3)):
+        recorded(growth, "smoke", store=store, dose=dose, seed=seed)
+        recorded(growth, "cpu", store=store, dose=dose, seed=seed)
+    assert verdict(c, store).label == "holds at cpu scale"
+    for dose, seed in itertools.product((0.0, 1.0), range(4)):
+        recorded(growth, "paper", store=store, dose=dose, seed=seed)
+        recorded(growth, "paper", store=store, dose=dose, seed=seed, trick=True)
+    v = verdict(c, store)
+    assert (v.label, v.n, v.mean) == ("holds", 4, 20 + 70 + 1.5 + 15) and not v.stale
+    assert verdict(asked(where=PARTS["where"] | dict(trick=True)), store).mean == v.mean - 50
+    with pytest.raises(TypeError, match="no parameter `dsoe`"):
+        verdict(asked(where=dict(dsoe=1)), store)
+
+
+def test_a_protocol_that_the_experiment_lacks_has_no_records(tmp_path):
+    @experiment(smoke=dict(size=1), cpu=dict(size=2), group="toy")
+    def growth(dose: float = 0.0, width: int = 8, size: int = 1, seed: int = 0):
+        return pd.DataFrame(dict(accuracy=[1.0]))
+
+    assert verdict(asked(), Store(tmp_path / "runs", tmp_path / "results")).outcome == "not measured"
+
+
+def test_claims_are_plain_data():
+    c = asked()
+    assert isinstance(c, Claim) and c(rows(), "paper").passed and "T-1" in repr(c)
+
+
+# --- statistics
+
+
+def test_t_interval_matches_scipy_and_a_printed_table():
+    v = [91.2, 88.7, 93.1, 90.4]
+    low, high = scipy.stats.t.interval(0.9, 3, np.mean(v), scipy.stats.sem(v))
+    got = t_interval(v, confidence=0.9)
+    assert (got.low, got.high, got.n) == (pytest.approx(low), pytest.approx(high), 4)
+    assert t_interval([-1.0, 0.0, 1.0]).high == pytest.approx(4.30265 / 3**0.5, abs=1e-5)
+
+
+def test_one_value_has_no_interval_and_nan_is_kept():
+    assert np.isnan(t_interval([5.0]).low) and t_interval([5.0]).mean == 5 and t_interval([5.0]).n == 1
+    bad = t_interval([5.0, np.nan, 6.0])
+    assert np.isnan([bad.mean, bad.low, bad.high]).all() and bad.n == 3
+    assert np.isnan(paired_difference([1.0, np.nan], [0.0, 0.0]).p)
+    assert np.isnan(bootstrap_interval([1.0, np.nan]).mean)
+
+
+def test_paired_differences_match_the_paired_t_test_by_seed():
+    a, b = pd.Series([9.0, 7.5, 8.0, 9.9], [0, 1, 2, 3]), pd.Series([8.0, 9.0, 6.1, 7.0], [3, 0, 2, 1])
+    got, test = paired_difference(a, b), scipy.stats.ttest_rel(a, b.loc[a.index])
+    assert got.p == pytest.approx(test.pvalue) and got.mean == pytest.approx(0.0 + (0 + 0.5 + 1.9 + 1.9) / 4)
+    interval = test.confidence_interval(0.95)
+    assert (got.low, got.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+    back = paired_difference(b, a)
+    assert (back.mean, back.low, back.p) == (pytest.approx(-got.mean), pytest.approx(-got.high), pytest.approx(got.p))
+    assert paired_difference(dict(a), dict(b)).p == got.p
+
+
+def test_constant_differences_are_certain():
+    assert paired_difference([3.0, 4.0, 5.0], [2.0, 3.0, 4.0]).p == 0
+    assert paired_difference([3.0, 4.0], [3.0, 4.0]).p == 1
+
+
+def test_bootstrap_is_seeded_paired_and_near_the_normal_interval():
+    rng = np.random.default_rng(0)
+    a = rng.normal(90, 20, 2000)
+    b = a - rng.normal(1, 5, 2000)
+    got, again, other = (bootstrap_interval(a, b, resamples=2000, seed=s) for s in (1, 1, 2))
+    assert got == again and got != other
+    d = a - b
+    reach = 1.96 * d.std() / 2000**0.5
+    assert got.mean == d.mean() and abs(got.low - (d.mean() - reach)) < 0.1 and abs(got.high - (d.mean() + reach)) < 0.1
+    alone = bootstrap_interval(a, resamples=2000)
+    assert alone.high - alone.low > 2 * (got.high - got.low)
+
+
+def test_holm_matches_published_values():
+    # R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.6, 0.001, 0.9]) == pytest.approx([1.0, 0.003, 1.0])
+    named = holm(pd.Series({"b": 0.04, "a": 0.01}))
+    assert named.to_dict() == pytest.approx({"b": 0.04, "a": 0.02})
+
+
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: t_interval([]), ValueError, "`values`"),
+        (lambda: t_interval([[1.0, 2.0]]), ValueError, "`values`"),
+        (lambda: t_interval(["high"]), TypeError, "`values`"),
+        (lambda: t_interval([1.0, 2.0], confidence=95), ValueError, "`confidence`"),
+        (lambda: t_interval([1.0, 2.0], confidence=1), ValueError, "`confidence`"),
+        (lambda: paired_difference([1.0], [1.0, 2.0]), ValueError, "equally long"),
+        (lambda: paired_difference({0: 1.0}, {1: 1.0}), ValueError, r"only one side has \[0, 1\]"),
+        (lambda: paired_difference({0: 1.0}, [1.0]), TypeError, "both"),
+        (
+            lambda: paired_difference(pd.Series([1.0, 2.0], [0, 0]), pd.Series([1.0, 2.0], [0, 1])),
+            ValueError,
+            "several",
+        ),
+        (lambda: bootstrap_interval([1.0, 2.0], resamples=0), ValueError, "`resamples`"),
+        (lambda: bootstrap_interval([1.0, 2.0], seed=-1), ValueError, "`seed`"),
+        (lambda: holm([0.5, 1.5]), ValueError, "`pvalues` must lie from 0 to 1, got 1.5"),
+        (lambda: holm([0.5, np.nan]), ValueError, "`pvalues`"),
+    ],
+)
+def test_bad_numbers_are_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()

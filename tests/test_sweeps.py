@@ -1,0 +1,270 @@
+"The command line: what it refuses, what it keeps when a run fails or is killed, and that it goes on from there."
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from robustlit.records import Store, read_records, records
+from robustlit.sweeps import find_notebook, main, notebooks, open_notebook, parse_grid, parse_value, plan
+
+MODULE = """
+import os, time
+from pathlib import Path
+import pandas as pd
+from robustlit.records import experiment
+
+@experiment(smoke=dict(size=2), cpu=dict(size=5))
+def tiny(level: float = 1.0, size: int = 3, seed: int = 0):
+    here = Path(os.environ["TINY"])
+    with open(here / "started", "a") as f:
+        f.write(f"{seed} {os.getpid()}\\n")
+    if level < 0:
+        raise ValueError(f"`level` must be >= 0, got {level}")
+    until = time.monotonic() + 200
+    while seed and (here / "hold").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    return pd.DataFrame(dict(y=[level * i for i in range(size)], cores=int(os.environ["OMP_NUM_THREADS"])))
+"""
+
+CELLS = [
+    ("#| default_exp tiny", None),
+    ("from robustlit.records import recorded\nfrom tiny import tiny", None),
+    ('profile: str = "smoke"\nlevel: float = None\nseed: int = 0', "parameters"),
+    ("#| eval: false\nraise SystemError('never run')", None),
+    ("rows = recorded(tiny, profile=profile, level=level, seed=seed)", None),
+    ("print(f'sum {rows.y.sum():g}')", "report"),
+]
+
+
+def write_notebook(path, cells):
+    made = [nbformat.v4.new_code_cell(text, metadata=dict(tags=[tag] if tag else [])) for text, tag in cells]
+    kernel = dict(name="python3", display_name="python3", language="python")
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=dict(kernelspec=kernel)), path)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("{home}")  # braces: papermill formats paths
+    (home / "tiny.py").write_text(MODULE)
+    write_notebook(home / "10_tiny.ipynb", CELLS)
+    return home
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("ROBUSTLIT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("TINY", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return Store()
+
+
+@pytest.fixture
+def tiny(home):
+    return str(home / "10_tiny.ipynb")
+
+
+def started(folder):
+    path = folder / "started"
+    return [tuple(map(int, line.split())) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# What is typed
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("1", 1), ("1.5", 1.5), ("1e-3", 0.001), ("true", True), ("null", None), ("adam", "adam"), ("[1, 2]", [1, 2])],
+)
+def test_values(text, value):
+    assert parse_value(text) == value and type(parse_value(text)) is type(value)
+
+
+def test_grids():
+    assert parse_grid("0:5") == [0, 1, 2, 3, 4] and parse_grid("0,0.5,a") == [0, 0.5, "a"]
+    assert parse_grid("-2:1,9") == [-2, -1, 0, 9] and parse_grid("[1,2],[3]") == [[1, 2], [3]]
+    for empty in ("", "3:3", ","):
+        with pytest.raises(ValueError, match="holds no value"):
+            parse_grid(empty)
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["sweep", "TINY", "-g", "levl", "1,2"], "10_tiny.ipynb has no parameter `levl`; did you mean 'level'"),
+        (["run", "TINY", "-p", "sed", "1"], "did you mean 'seed'"),
+        (["run", "TINY", "-p", "size", "1"], "has no parameter `size`"),
+        (["run", "TINY", "--profile", "cpv"], "`profile` is unknown: 'cpv'; did you mean 'cpu'"),
+        (["run", "TINY", "--profile", "paper"], "`profile` is unknown"),
+        (["run", "TINY", "-p", "level", "nan"], "`level` must be finite"),
+        (["sweep", "TINY", "-g", "seed", "0:2", "-p", "seed", "1"], "`seed` must be set once only"),
+        (["sweep", "TINY", "-g", "seed", "0:2", "-g", "seed", "3"], "`seed` must be set once only"),
+        (["sweep", "TINY", "-g", "seed", "2:2"], "holds no value"),
+        (["sweep", "TINY", "--jobs", "0"], "`--jobs` must be a whole number >= 1"),
+        (["sweep", "TINY", "--threads", "-1"], "`--threads` must be a whole number >= 1"),
+        (["run", "forgeting"], "did you mean 'metaplasticity/forgetting'"),
+        (["run", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
+        (["pack", "forgeting"], "did you mean 'metaplasticity/forgetting'"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(words, complaint, tiny, store, capsys):
+    assert main([tiny if w == "TINY" else w for w in words]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not store.runs.exists()
+
+
+def test_a_notebook_that_is_no_experiment_is_refused(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", CELLS[1:])
+    with pytest.raises(ValueError, match="it has no `#| default_exp`"):
+        open_notebook(str(tmp_path / "a.ipynb"))
+    write_notebook(tmp_path / "b.ipynb", CELLS[:2])
+    with pytest.raises(ValueError, match="no cell tagged `parameters`"):
+        open_notebook(str(tmp_path / "b.ipynb"))
+
+
+def test_usage_errors_and_version():
+    for words, code in ([], 2), (["sweep"], 2), (["run", "x", "-p", "a"], 2), (["--version"], 0):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == code
+
+
+def test_every_experiment_notebook_opens():
+    assert "metaplasticity/forgetting" in notebooks()
+    for name, path in notebooks().items():
+        notebook = open_notebook(name)
+        assert notebook.experiment.name == name and find_notebook(name.partition("/")[2]) == path
+        unknown = set(notebook.defaults) - set(notebook.experiment.parameters) - {"profile"}
+        assert len(plan(notebook)) == 1 and not unknown
+
+
+def test_equal_parameters_are_planned_once(tiny):
+    runs = plan(open_notebook(tiny), grid=dict(level=[1, 1.0, 2], seed=[0]))
+    assert [r.parameters for r in runs] == [dict(level=1, seed=0), dict(level=2, seed=0)]
+
+
+def test_overviews(tiny, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_DATA", str(tmp_path))
+    for words in ["list"], ["status"], ["data"]:
+        assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "10_forgetting.ipynb" in out and "ROBUSTLIT_DATA" in out
+    assert re.search(r"metaplasticity/forgetting +smoke +0 +0", out) and re.search(r"mnist +not found; looked for", out)
+
+
+# What is run
+
+
+def test_sweep_keeps_failures_and_resumes(tiny, store, tmp_path, capsys):
+    words = ["sweep", tiny, "-g", "level", "2,-1", "-p", "seed", "4", "--jobs", "2", "--threads", "3"]
+    assert main(words) == 1
+    out = capsys.readouterr().out
+    assert "1 of 2 runs recorded, 1 failed" in out
+    (line,) = [line for line in out.splitlines() if "FAILED" in line]
+    assert "level=-1" in line and "ValueError: `level` must be >= 0, got -1.0" in line
+    failed = nbformat.read(line.rpartition("see ")[2], as_version=4)
+    assert any(o.output_type == "error" for c in failed.cells for o in c.get("outputs", []))
+    frame = records("local/tiny", store=store)
+    assert frame.y.tolist() == [0, 2] and set(frame.seed) == {4} and set(frame.cores) == {3}
+    kept = nbformat.read(store.runs / "local/tiny/notebooks" / f"{frame.key[0]}.ipynb", as_version=4)
+    assert not any("report" in c.metadata.get("tags", []) for c in kept.cells)
+
+    assert main([*words, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs, 1 have a record, 1 to run" in out and len(started(tmp_path)) == 2
+    assert main(["sweep", tiny, "-g", "level", "2.0", "-p", "seed", "4"]) == 0
+    assert "nothing to run" in capsys.readouterr().out and len(started(tmp_path)) == 2
+    assert main(["pack"]) == 0 and len(read_records(store.table_path("local/tiny"))) == 1
+
+
+def test_run_shows_its_report_and_force_runs_again(tiny, store, tmp_path, capsys, monkeypatch):
+    "And all that in this Python, whatever the machine calls python3."
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    (kernel / "kernel.json").write_text('{"argv": ["/nowhere/python"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    words = ["run", tiny, "-p", "level", "3", "--profile", "cpu"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "sum 30" in out and "no record yet" in out
+    for what in "notebook", "record":
+        assert Path(re.search(rf"^{what}: +(.+)$", out, re.M)[1]).is_file()
+    assert main([*words, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
+    assert main([*words, "--force"]) == 0 and "sum 30" in capsys.readouterr().out
+    assert [seed for seed, _ in started(tmp_path)] == [0, 0] and len(store.run_paths("local/tiny")) == 2
+
+
+# What is stopped
+
+COMMAND = Path(sys.executable).with_name("robustlit")
+
+
+def alive(pid):
+    "Whether a process runs; a zombie does not."
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait(condition, seconds=150):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.1)
+
+
+def none_left(folder):
+    wait(lambda: not any(alive(pid) for _, pid in started(folder)), 30)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
+
+@needs_proc
+def test_killed_in_the_middle_loses_only_the_runs_in_flight(tiny, store, tmp_path, capsys):
+    (tmp_path / "hold").touch()  # all but seed 0 wait while it is there
+    words = ["sweep", tiny, "-g", "seed", "0:3", "--jobs", "2", "--threads", "1"]
+    with open(tmp_path / "log", "w") as log:
+        sweep = subprocess.Popen([COMMAND, *words], stdout=log, stderr=log)
+    try:
+        wait(lambda: sweep.poll() is not None or (len(started(tmp_path)) == 3 and store.run_paths("local/tiny")))
+        assert sweep.poll() is None, (tmp_path / "log").read_text()
+    finally:
+        sweep.kill()  # that is kill -9
+    assert sweep.wait(60) == -signal.SIGKILL
+    none_left(tmp_path)
+    assert [r.parameters["seed"] for r in store.load("local/tiny").values()] == [0]
+
+    (tmp_path / "hold").unlink()
+    assert main(words) == 0
+    assert "1 have a record, 2 to run" in capsys.readouterr().out
+    assert sorted(seed for seed, _ in started(tmp_path)) == [0, 1, 1, 2, 2]
+    assert len(records("local/tiny", store=store).key.unique()) == 3
+
+
+@needs_proc
+def test_interrupt_stops_the_kernels_too(tiny, store, tmp_path, capfd):
+    (tmp_path / "hold").touch()
+
+    def interrupt():
+        wait(lambda: len(started(tmp_path)) == 1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    code = main(["sweep", tiny, "-g", "seed", "1:3", "--jobs", "1"])
+    watcher.join()
+    none_left(tmp_path)
+    said = capfd.readouterr().err
+    assert code == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    assert len(started(tmp_path)) == 1 and store.run_paths("local/tiny") == []
