@@ -6,13 +6,14 @@ Docs: https://robustlit.github.io/robustlit/foundations/attacks.html.md"""
 
 # %% auto #0
 __all__ = ['TINY', 'LOSSES', 'STRIDE', 'HALVINGS', 'CHUNK', 'ATTACKS', 'THREAT', 'margin_of', 'attack_loss', 'Ball',
-           'image_uniform', 'random_start', 'Oracle', 'State', 'Attacked', 'Threat', 'Book', 'Search', 'PGD', 'FGSM',
-           'BIM', 'MIM', 'apgd_checkpoints', 'AdaptiveStep', 'APGD', 'Square', 'RandomSign', 'UniformNoise',
+           'image_uniform', 'random_start', 'Oracle', 'State', 'Attacked', 'Threat', 'Search', 'worst_images', 'PGD',
+           'FGSM', 'BIM', 'MIM', 'apgd_checkpoints', 'AdaptiveStep', 'APGD', 'Square', 'RandomSign', 'UniformNoise',
            'MeanLogits', 'Transfer', 'AutoAttack', 'make_attack', 'untouched', 'attack_images', 'attack_curve',
            'accuracy_by_eps']
 
 # %% ../nbs/foundations/05_attacks.ipynb #10a6cdea
 import copy
+import functools
 import importlib
 import inspect
 import math
@@ -73,11 +74,12 @@ def attack_loss(
     target: Tensor | None = None,  # Classes to reach (n,), None to get away from `y`
 ) -> Tensor:  # (n,), to be made large
     "The attacker's loss of each image; `ValueError` for an unknown name or too few classes."
-    return (loss if callable(loss) else LOSSES[check_choice(loss, LOSSES, "loss")])(logits, y, target)
+    rule = LOSSES[check_choice(loss, LOSSES, "loss")] if isinstance(loss, str) else loss
+    return rule(logits, y, target)
 
 # %% ../nbs/foundations/05_attacks.ipynb #251d4c91
 def _length(v):
-    return v.flatten(1).norm(dim=1).view(-1, *[1] * (v.ndim - 1))
+    return v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
 class Ball:
@@ -91,7 +93,7 @@ class Ball:
         clip: bool = True,  # Keep to [0, 1]
     ):
         self.x, self.eps, self.norm, self.clip = x, eps, check_choice(norm, ("linf", "l2"), "norm"), clip
-        self.lo, self.hi = (v.clamp(0, 1) if clip else v for v in (x - eps, x + eps))
+        self.lo, self.hi = (v.clamp_(0, 1) if clip else v for v in (x - eps, x + eps))
 
     def __getitem__(self, rows):
         part = copy.copy(self)
@@ -103,15 +105,20 @@ class Ball:
         if self.norm == "linf":
             return torch.clamp(a, self.lo, self.hi)
         move = a - self.x
-        a = self.x + move * (self.eps / _length(move).clamp(min=TINY)).clamp(max=1)
-        return a.clamp(0, 1) if self.clip else a
+        a = move.mul_((self.eps / _length(move).clamp_(min=TINY)).clamp_(max=1)).add_(self.x)
+        return a.clamp_(0, 1) if self.clip else a
 
     def direction(self, g: Tensor) -> Tensor:
         "The steepest move of length one: signs in `linf`, the unit vector in `l2`, no move where `g` is zero."
         if self.norm == "linf":
             return g.sign()
-        g = g / g.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
-        return g / _length(g).clamp(min=TINY)
+        g = g / g.abs().amax((1, 2, 3), keepdim=True).clamp_(min=torch.finfo(g.dtype).tiny)
+        return g.div_(_length(g).clamp_(min=TINY))
+
+    def step(self, a: Tensor, g: Tensor, size) -> Tensor:
+        "From `a` a move of length `size` (a number, or one for each image) along `g`, put back into the ball."
+        a = self.direction(g).mul_(size).add_(a)
+        return a.clamp_(self.lo, self.hi) if self.norm == "linf" else self.project(a)
 
 # %% ../nbs/foundations/05_attacks.ipynb #cd067a1f
 def _int64(v):
@@ -122,9 +129,9 @@ STRIDE = _int64(0x9E3779B97F4A7C15)
 
 
 def _mix(z):
-    z = (z ^ ((z >> 30) & (2**34 - 1))) * _int64(0xBF58476D1CE4E5B9)
-    z = (z ^ ((z >> 27) & (2**37 - 1))) * _int64(0x94D049BB133111EB)
-    return z ^ ((z >> 31) & (2**33 - 1))
+    for shift, factor in ((30, _int64(0xBF58476D1CE4E5B9)), (27, _int64(0x94D049BB133111EB)), (31, 1)):
+        z.bitwise_xor_((z >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
+    return z
 
 
 def image_uniform(
@@ -135,9 +142,10 @@ def image_uniform(
 ) -> Tensor:  # (n, *shape), float32
     "Uniform numbers in [0, 1), the same for the same (id, seed, draw) whatever else is in the batch."
     key = _mix(_mix(ids * STRIDE + _int64(seed)) + _int64(draw * STRIDE))
-    count = torch.arange(1, math.prod(shape) + 1, device=ids.device) * STRIDE
-    bits = (_mix(key[:, None] + count) >> 40) & (2**24 - 1)
-    return bits.float().div_(2**24).view(len(ids), *shape)
+    n = math.prod(shape)
+    count = torch.arange(1, (n + 1) // 2 + 1, device=ids.device) * STRIDE
+    bits = _mix(key[:, None] + count).view(torch.int32)[:, :n]  # two numbers of each
+    return bits.bitwise_and(2**24 - 1).float().div_(2**24).view(len(ids), *shape)
 
 # %% ../nbs/foundations/05_attacks.ipynb #3816ad3a
 def random_start(
@@ -148,12 +156,12 @@ def random_start(
 ) -> Tensor:  # Images inside the ball
     "Images drawn uniformly from the ball around each, then clipped."
     shape = tuple(ball.x.shape[1:])
-    u = image_uniform(ids, seed, draw, shape).to(ball.x.dtype)
+    u = image_uniform(ids, seed, draw, shape).mul_(2).sub_(1)
     if ball.norm == "linf":
-        return ball.project(ball.x + ball.eps * (2 * u - 1))
-    v = torch.special.ndtri(u + 0.5 / 2**24)
-    radius = image_uniform(ids, seed + 1, draw, (1, 1, 1)).to(v.dtype) ** (1 / math.prod(shape))
-    return ball.project(ball.x + ball.eps * radius * v / _length(v))
+        return ball.project(u.mul_(ball.eps).to(ball.x.dtype).add_(ball.x))
+    v = u.add_(2**-24).erfinv_()  # a bell curve, and never infinite
+    radius = image_uniform(ids, seed + 1, draw, (1, 1, 1)) ** (1 / math.prod(shape))
+    return ball.project(v.mul_(ball.eps * radius / _length(v)).to(ball.x.dtype).add_(ball.x))
 
 # %% ../nbs/foundations/05_attacks.ipynb #0f60bd11
 class Oracle:
@@ -252,11 +260,11 @@ class Threat:
         share: bool = True,  # Reuse the clean images' gradient over the curve
     ):
         self.x, self.y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
-        self.net, self.oracle = net, Oracle(net, y, eot)
-        self.norm, self.clip, self.seed = check_choice(norm, ("linf", "l2"), "norm"), clip, seed
+        self.oracle, self.seed = Oracle(net, y, eot), seed
+        self.norm, self.clip = check_choice(norm, ("linf", "l2"), "norm"), clip
         self.restarts, self.early_stop = check_int(restarts, "restarts", 1), early_stop
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids
-        self.cache, self.share, self.target = {}, share and eot == 1, None
+        self.share, self.kept, self._clean, self.target = share and eot == 1, {}, None, None
         if target is not None:
             self.target = self._target(target)
 
@@ -271,115 +279,121 @@ class Threat:
 
     def clean(self) -> Tensor:
         "Logits of the clean images."
-        if "clean" not in self.cache:
-            self.cache["clean"] = self.oracle.logits(self.x)
-        return self.cache["clean"]
+        if self._clean is None:
+            self._clean = self.oracle.logits(self.x)
+        return self._clean
 
     def rivals(self) -> Tensor:
         "The wrong classes of each image (n, classes - 1), likeliest first."
         return self.clean().scatter(1, self.y[:, None], -math.inf).argsort(1, descending=True)[:, :-1]
 
-# %% ../nbs/foundations/05_attacks.ipynb #8faa4de3
-class Book(Threat):
-    "The moves of a search: gradients and queries are counted, the worst images kept."
-
-    def wins(self, s: State, logits: Tensor) -> Tensor:
-        "Which of the state's images are broken by these logits."
+    def wins(self, i: Tensor, logits: Tensor) -> Tensor:
+        "Which of the images `i` are broken by these logits."
         guess = logits.argmax(1)
-        return guess != s.y if self.target is None else guess == self.target[s.i]
+        return guess != self.y[i] if self.target is None else guess == self.target[i]
 
-    def score(self, s: State, logits: Tensor) -> Tensor:
+    def score(self, i: Tensor, logits: Tensor) -> Tensor:
         "What a search without gradients makes small: the margin, or how far the target is from winning."
-        return margin_of(logits, s.y) if self.target is None else -margin_of(logits, self.target[s.i])
+        return margin_of(logits, self.y[i]) if self.target is None else -margin_of(logits, self.target[i])
+
+    def gradient(self, s: State, loss) -> tuple:
+        "Gradient, logits and loss where the state stands."
+        if not (self.share and s.a is s.ball.x and s.target is None):
+            return self.oracle.gradient(s.a, s.y, loss, s.target)
+        if loss not in self.kept:
+            self.kept[loss] = self.oracle.gradient(self.x, self.y, loss)
+        return self.kept[loss] if len(s.i) == len(self.x) else tuple(v[s.i] for v in self.kept[loss])
+
+# %% ../nbs/foundations/05_attacks.ipynb #8faa4de3
+class Search:
+    "A threat at one `eps`: what was found and what it cost."
+
+    def __init__(
+        self,
+        threat: Threat,  # What is tried
+        eps: float,  # Radius, in pixel units
+    ):
+        self.threat, self.ball = threat, Ball(threat.x, eps, threat.norm, threat.clip)
+        self.found = self.best = threat.x
+        self.logits = threat.x.new_empty(len(threat.x), 0)
+        self.gradients, self.queries = torch.zeros_like(threat.y), torch.zeros_like(threat.y)
 
     def query(self, s: State, a: Tensor) -> Tensor:
         "Logits of `a`, counted."
-        s.queries += self.oracle.eot
-        return self.oracle.logits(a)
+        s.queries += self.threat.oracle.eot
+        return self.threat.oracle.logits(a)
 
     def gradient(self, s: State, loss):
         "Set the state's gradient `g`, `logits` and `value` where it stands."
-        s.gradients += self.oracle.eot
-        s.queries += self.oracle.eot
-        if not (self.share and s.a is s.ball.x and s.target is None):
-            s.g, s.logits, s.value = self.oracle.gradient(s.a, s.y, loss, s.target)
-            return
-        if loss not in self.cache:
-            self.cache[loss] = self.oracle.gradient(self.x, self.y, loss)
-        whole = len(s.i) == len(self.x)
-        s.g, s.logits, s.value = (v if whole else v[s.i] for v in self.cache[loss])
+        s.gradients += self.threat.oracle.eot
+        s.queries += self.threat.oracle.eot
+        s.g, s.logits, s.value = self.threat.gradient(s, loss)
 
     def record(self, s: State, rows=slice(None)):
         "Note where these rows stand and what they cost."
         i = s.i[rows]
-        self.found[i] = s.a[rows]
+        whole = len(i) == len(self.found)
+        if not whole and self.found is self.threat.x:
+            self.found = self.found.clone()
+        if whole:
+            self.found, i = s.a, slice(None)
+        else:
+            self.found[i] = s.a[rows]
         self.gradients[i] += s.gradients
         self.queries[i] += s.queries
 
     def leave(self, s: State, broken: Tensor | None = None) -> bool:
         "Let the broken images go; whether nobody is left."
-        if self.early_stop:
-            broken = self.wins(s, s.logits) if broken is None else broken
+        if self.threat.early_stop:
+            broken = self.threat.wins(s.i, s.logits) if broken is None else broken
             if broken.any():
                 self.record(s, broken)
                 s.keep(~broken)
         return not len(s.i)
 
-# %% ../nbs/foundations/05_attacks.ipynb #a44472a7
-class Search(Book):
-    "A threat carried out: one `eps` after the other, each begun anew."
-
-    def run(
-        self,
-        attack: Callable,  # Called with (book, state, round)
-        eps: float,  # Radius, in pixel units
-    ) -> Attacked:  # The worst images found
-        "Attack every image within `eps`."
-        norms = getattr(attack, "norms", ("linf", "l2"))
-        check_choice(self.norm, norms, f"norm (of {type(attack).__name__})")
-        n, zero = len(self.x), self.y * 0
-        self.ball = Ball(self.x, eps, self.norm, self.clip)
-        self.found, self.gain, self.best, self.logits = self.x.clone(), self.x.new_full((n,), -math.inf), self.x, None
-        self.broken, self.gradients, self.queries = zero.bool(), zero.clone(), zero.clone()
-        from_clean = getattr(attack, "from_clean", False)
-        if eps == 0 or (self.early_stop and not from_clean):
-            self.keep(torch.arange(n, device=self.x.device), self.clean())
-        rounds = getattr(attack, "rounds", 1) * (1 if from_clean else self.restarts) if eps else 0
-        for r in range(rounds):
-            i = (~self.broken if self.early_stop else zero == 0).nonzero()[:, 0]
-            if not len(i):
-                break
-            rows = slice(None) if len(i) == n else i
-            state = State(i=i, y=self.y[rows], ids=self.ids[rows], ball=self.ball[rows], gradients=0, queries=0)
-            state.target = None if self.target is None else self.target[rows]
-            state.a = state.ball.x
-            attack(self, state, r)
-            self.queries[i] += self.oracle.eot
-            self.keep(i, self.oracle.logits(self.found[i]))
-        if self.oracle.eot > 1:
-            self.logits = self.oracle.logits(self.best)
-        return self.verdict()
-
     def keep(self, i: Tensor, logits: Tensor):
         "Take over the images found where they are worse than the ones before."
         if not logits.isfinite().all():
             raise ValueError("`net` must give finite logits, got NaN or infinity at an attacked image")
-        s = State(i=i, y=self.y[i])
-        broken, gain = self.wins(s, logits), -self.score(s, logits)
-        if self.logits is None:
-            self.logits = logits.new_zeros(len(self.x), logits.shape[1])
-            self.best = self.x.clone()
-        better = (broken & ~self.broken[i]) | ((broken == self.broken[i]) & (gain > self.gain[i]))
-        rows = i[better]
-        self.best[rows], self.logits[rows] = self.found[rows], logits[better]
-        self.broken[rows], self.gain[rows] = broken[better], gain[better]
+        if not self.logits.shape[1]:
+            self.best, self.logits = self.found, logits
+        else:
+            broken, before = (self.threat.wins(i, z) for z in (logits, self.logits[i]))
+            score, least = (self.threat.score(i, z) for z in (logits, self.logits[i]))
+            better = (broken & ~before) | ((broken == before) & (score < least))
+            self.best = self.best.index_copy(0, i[better], self.found[i[better]])
+            self.logits = self.logits.index_copy(0, i[better], logits[better])
+        self.found = self.threat.x
 
-    def verdict(self) -> Attacked:
-        "The book as an answer."
-        z, s = self.logits, State(i=torch.arange(len(self.x), device=self.x.device), y=self.y)
-        right, guess, reached = z.argmax(1) == self.y, z.argmax(1), self.wins(s, z)
-        loss = F.cross_entropy(z, self.y, reduction="none")
-        return Attacked(self.best, right, guess, margin_of(z, self.y), loss, reached, self.gradients, self.queries)
+# %% ../nbs/foundations/05_attacks.ipynb #a44472a7
+def worst_images(
+    threat: Threat,  # What is tried
+    attack: Callable,  # Called with (search, state, round)
+    eps: float,  # Radius, in pixel units
+) -> Attacked:  # The worst images found
+    "Attack every image within `eps`, beginning anew."
+    check_choice(threat.norm, getattr(attack, "norms", ("linf", "l2")), f"norm (of {type(attack).__name__})")
+    search, everybody = Search(threat, eps), torch.arange(len(threat.x), device=threat.x.device)
+    from_clean = getattr(attack, "from_clean", False)
+    if eps == 0 or (threat.early_stop and not from_clean):
+        search.keep(everybody, threat.clean())
+    rounds = getattr(attack, "rounds", 1) * (1 if from_clean else threat.restarts) if eps else 0
+    for r in range(rounds):
+        i = everybody
+        if threat.early_stop and search.logits.shape[1]:
+            i = (~threat.wins(everybody, search.logits)).nonzero()[:, 0]
+        if not len(i):
+            break
+        rows = slice(None) if len(i) == len(everybody) else i
+        s = State(i=i, y=threat.y[rows], ids=threat.ids[rows], ball=search.ball[rows], gradients=0, queries=0)
+        s.a, s.seed, s.target = s.ball.x, threat.seed, None if threat.target is None else threat.target[rows]
+        attack(search, s, r)
+        search.queries[rows] += threat.oracle.eot
+        search.keep(i, threat.oracle.logits(search.found[rows]))
+    z = search.logits if threat.oracle.eot == 1 else threat.oracle.logits(search.best)
+    guess, margin, loss = z.argmax(1), margin_of(z, threat.y), F.cross_entropy(z, threat.y, reduction="none")
+    won = threat.wins(everybody, z)
+    return Attacked(search.best, guess == threat.y, guess, margin, loss, won, search.gradients, search.queries)
 
 # %% ../nbs/foundations/05_attacks.ipynb #a85f1a00
 class PGD:
@@ -402,20 +416,20 @@ class PGD:
         self.momentum = check_number(momentum, "momentum", 0)
         self.loss = loss if callable(loss) else check_choice(loss, LOSSES, "loss")
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
         step = self.relative_step * s.ball.eps if self.step_size is None else self.step_size
         if not self.from_clean:
-            s.a = random_start(s.ball, s.ids, book.seed, r)
-        s.m = torch.zeros_like(s.a)
-        for _ in range(self.steps):
-            book.gradient(s, self.loss)
-            if book.leave(s):
+            s.a = random_start(s.ball, s.ids, s.seed, r)
+        for k in range(self.steps):
+            search.gradient(s, self.loss)
+            if search.leave(s):
                 return
             if self.momentum:
-                s.m = self.momentum * s.m + s.g / s.g.abs().mean((1, 2, 3), keepdim=True).clamp(min=TINY)
-            s.a = s.ball.project(torch.add(s.a, s.ball.direction(s.m if self.momentum else s.g), alpha=step))
-        book.record(s)
+                g = s.g / s.g.abs().mean((1, 2, 3), keepdim=True).clamp_(min=TINY)
+                s.m = g.add_(s.m, alpha=self.momentum) if k else g
+            s.a = s.ball.step(s.a, s.m if self.momentum else s.g, step)
+        search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #79053d77
 def FGSM(
@@ -464,8 +478,9 @@ class AdaptiveStep:
 
     def move(self, s: State, alpha: float):
         "One step with momentum."
-        z = s.ball.project(s.a + s.step * s.ball.direction(s.g))
-        a = z if alpha == 1 else s.ball.project(s.a + alpha * (z - s.a) + (1 - alpha) * (s.a - s.old))
+        a = s.ball.step(s.a, s.g, s.step)
+        if alpha < 1:
+            a = s.ball.project(a.mul_(alpha).add_(s.a, alpha=2 * (1 - alpha)).sub_(s.old, alpha=1 - alpha))
         s.old, s.a, s.before = s.a, a, s.value
 
     def remember(self, s: State, broken: Tensor):
@@ -501,35 +516,36 @@ class APGD(AdaptiveStep):
         self.loss = loss if callable(loss) else check_choice(loss, LOSSES, "loss")
         self.rounds, self.checkpoints = max(self.targets, 1), apgd_checkpoints(steps)
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
-        if self.targets and book.target is not None:
+        if self.targets and search.threat.target is not None:
             raise ValueError("`targets` and `target` exclude each other")
         if self.targets:
-            s.target = book.rivals()[s.i, r % min(self.targets, book.oracle.classes - 1)]
-        s.a = s.old = random_start(s.ball, s.ids, book.seed, r)
+            rivals = search.threat.rivals()
+            s.target = rivals[s.i, r % min(self.targets, rivals.shape[1])]
+        s.a = s.old = random_start(s.ball, s.ids, s.seed, r)
         s.step = s.a.new_full((len(s.i), 1, 1, 1), 2 * s.ball.eps)
-        book.gradient(s, self.loss)
-        if book.leave(s):
+        search.gradient(s, self.loss)
+        if search.leave(s):
             return
         s.best, s.best_g, s.best_value, s.last = s.a, s.g, s.value, s.value
-        s.worst, s.worst_value, s.broken = s.a, s.value, book.wins(s, s.logits)
+        s.worst, s.worst_value, s.broken = s.a, s.value, search.threat.wins(s.i, s.logits)
         s.rises, s.cut, done = torch.zeros_like(s.value), torch.ones_like(s.broken), 0
         for k in range(1, self.steps + 1):
             self.move(s, 0.75 if k > 1 else 1.0)
             if k < self.steps:
-                book.gradient(s, self.loss)
+                search.gradient(s, self.loss)
             else:
-                s.logits = book.query(s, s.a)
+                s.logits = search.query(s, s.a)
                 s.value = attack_loss(s.logits, s.y, self.loss, s.target)
-            if book.leave(s):
+            if search.leave(s):
                 return
-            self.remember(s, book.wins(s, s.logits))
+            self.remember(s, search.threat.wins(s.i, s.logits))
             if k in self.checkpoints:
                 self.judge(s, k - done)
                 done = k
         s.a = s.worst
-        book.record(s)
+        search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #b3676007
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -545,64 +561,66 @@ class Square:
         self,
         queries: int = 1000,  # Forward passes an image may cost, the verdict's included
         p: float = 0.8,  # Share of the image that the first squares cover
+        rescale: bool = True,  # Fit the schedule of 10,000 queries into these; AutoAttack's own Square does not
     ):
         self.queries, self.p = check_int(queries, "queries", 2), check_number(p, "p", 0, 1)
+        self.pace = 10_000 / queries if rescale else 1.0
 
     def side(self, k: int, h: int, w: int) -> int:
         "Side of the square of query `k`, in pixels."
-        share = self.p / 2 ** sum(k > q for q in HALVINGS)
+        share = self.p / 2 ** sum(int(k * self.pace) > q for q in HALVINGS)
         return min(max(round(math.sqrt(share * h * w)), 1), h, w)
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
         c, h, w = s.ball.x.shape[1:]
         start = r * 2**24
-        s.a = torch.where(image_uniform(s.ids, book.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
-        s.logits = book.query(s, s.a)
-        s.score = book.score(s, s.logits)
-        if book.leave(s):
+        s.a = torch.where(image_uniform(s.ids, s.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
+        s.logits = search.query(s, s.a)
+        s.score = search.threat.score(s.i, s.logits)
+        if search.leave(s):
             return
-        for k in range(1, self.queries // book.oracle.eot - 1):
+        for k in range(1, self.queries // search.threat.oracle.eot - 1):
             if (k - 1) % CHUNK == 0:
-                s.luck = image_uniform(s.ids, book.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
-            s.trial = self.throw(s, s.luck[:, (k - 1) % CHUNK], self.side(k, h, w))
-            logits = book.query(s, s.trial)
-            score = book.score(s, logits)
+                s.luck = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
+            trial = self.throw(s, s.luck[:, (k - 1) % CHUNK], self.side(k, h, w))
+            logits = search.query(s, trial)
+            score = search.threat.score(s.i, logits)
             better = score < s.score
-            s.a = torch.where(better.view(-1, 1, 1, 1), s.trial, s.a)
+            s.a = torch.where(better.view(-1, 1, 1, 1), trial, s.a)
             s.score = torch.minimum(score, s.score)
-            if book.leave(s, better & book.wins(s, logits)):
+            if search.leave(s, better & search.threat.wins(s.i, logits)):
                 return
-        book.record(s)
+        search.record(s)
 
     def throw(self, s: State, u: Tensor, side: int) -> Tensor:
         "The images with one more square each; `u` (n, channels + 2) says where and which way."
-        h, w = s.a.shape[2:]
-        top, left = ((u[:, j, None] * (n - side + 1)).long() for j, n in ((0, h), (1, w)))
-        rows, columns = torch.arange(h, device=u.device), torch.arange(w, device=u.device)
-        inside = ((rows >= top) & (rows < top + side))[:, :, None] & ((columns >= left) & (columns < left + side))[
-            :, None
-        ]
-        return torch.where(inside[:, None], torch.where(u[:, 2:, None, None] < 0.5, s.ball.lo, s.ball.hi), s.a)
+        (n, c, h, w), span = s.a.shape, torch.arange(side, device=u.device)
+        top, left = (u[:, j] * (size - side + 1) for j, size in ((0, h), (1, w)))
+        at = (top.long() * w + left.long())[:, None] + (span[:, None] * w + span).flatten()
+        at = at[:, None].expand(n, c, side * side)
+        low, high = (edge.reshape(n, c, h * w).gather(2, at) for edge in (s.ball.lo, s.ball.hi))
+        squares = torch.where(u[:, 2:, None] < 0.5, low, high)
+        return s.a.reshape(n, c, h * w).scatter(2, at, squares).view(n, c, h, w)
 
 # %% ../nbs/foundations/05_attacks.ipynb #49930844
 class RandomSign:
     "Every pixel up or down by `eps` (in `l2`: a random corner direction of length `eps`)."
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
-        u = image_uniform(s.ids, book.seed, r, tuple(s.ball.x.shape[1:])).to(s.a.dtype)
-        s.a = s.ball.project(s.ball.x + s.ball.eps * s.ball.direction(torch.where(u < 0.5, -1.0, 1.0).to(u.dtype)))
-        book.record(s)
+        u = image_uniform(s.ids, s.seed, r, tuple(s.ball.x.shape[1:])).to(s.a.dtype)
+        s.a = s.ball.step(s.ball.x, torch.where(u < 0.5, -1.0, 1.0).to(u.dtype), s.ball.eps)
+        search.record(s)
 
 
 class UniformNoise:
     "A place in the ball drawn uniformly."
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
-        s.a = random_start(s.ball, s.ids, book.seed, r)
-        book.record(s)
+        s.a = random_start(s.ball, s.ids, s.seed, r)
+        search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #cefdd00c
 class MeanLogits(nn.Module):
@@ -637,15 +655,15 @@ class Transfer:
         self.attack = PGD(50, relative_step=0.1) if attack is None else attack
         self.rounds = len(self.nets) * len(self.losses)
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
         net, attack = self.nets[r % self.rounds % len(self.nets)], copy.copy(self.attack)
         attack.loss = self.losses[r % self.rounds // len(self.nets)]
-        threat = partial(Search, norm=book.norm, target=s.target, early_stop=False, clip=book.clip)
+        made = partial(Threat, norm=s.ball.norm, target=s.target, early_stop=False, clip=s.ball.clip)
         with eval_mode(net):
-            found = threat(net, s.ball.x, s.y, seed=book.seed + r, ids=s.ids).run(attack, s.ball.eps)
+            found = worst_images(made(net, s.ball.x, s.y, seed=s.seed + r, ids=s.ids), attack, s.ball.eps)
         s.a, s.gradients = found.x, int(found.gradients.max())
-        book.record(s)
+        search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #7c6abd39
 class AutoAttack:
@@ -659,22 +677,22 @@ class AutoAttack:
         try:
             self.make = importlib.import_module("torchattacks").AutoAttack
         except ImportError as err:
-            raise ImportError("'autoattack' needs an extra: pip install 'torchattacks>=3.3,<3.4'") from err
+            raise ImportError("'autoattack' needs an extra: pip install 'robustlit[attacks]'") from err
 
-    def __call__(self, book: Book, s: State, r: int):
+    def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
-        if book.target is not None:
+        if s.target is not None:
             raise ValueError("`target` is not for 'autoattack'")
-        norm, seed = dict(linf="Linf", l2="L2")[book.norm], (book.seed + r) % 2**31
-        kept, classes = [(p, p.grad) for p in book.net.parameters()], book.clean().shape[1]
+        norm, seed, net = dict(linf="Linf", l2="L2")[s.ball.norm], (s.seed + r) % 2**31, search.threat.oracle.net
+        kept, classes = [(p, p.grad) for p in net.parameters()], search.threat.clean().shape[1]
         try:
             with torch.enable_grad(), torch.random.fork_rng():
-                attack = self.make(book.net, norm, s.ball.eps, self.version, classes, seed)
+                attack = self.make(net, norm, s.ball.eps, self.version, classes, seed)
                 s.a = s.ball.project(attack(s.ball.x, s.y).detach())
         finally:
             for p, grad in kept:
                 p.grad = grad
-        book.record(s)
+        search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #fd0955f7
 ATTACKS = dict(
@@ -694,6 +712,11 @@ ATTACKS = dict(
 THREAT = ("norm", "target", "restarts", "early_stop", "eot", "clip")
 
 
+@functools.cache
+def _parameters(attack):
+    return tuple(inspect.signature(attack).parameters)
+
+
 def make_attack(
     attack: str | Callable,  # A name in `ATTACKS`, or an attack already made
     **options,  # Of the attack and of `Threat`
@@ -702,7 +725,7 @@ def make_attack(
     ready = not isinstance(attack, str)
     if ready and not callable(attack):
         raise TypeError(f"`attack` must be a name or an attack, got {attack!r}")
-    own = [] if ready else inspect.signature(ATTACKS[check_choice(attack, ATTACKS, "attack")]).parameters
+    own = [] if ready else _parameters(ATTACKS[check_choice(attack, ATTACKS, "attack")])
     for name in options:
         check_choice(name, [*own, *THREAT], f"option of {attack}")
     threat = {k: v for k, v in options.items() if k in THREAT}
@@ -753,9 +776,10 @@ def attack_images(
 ) -> Attacked:  # Images inside the ball, and what became of each
     "The worst image found for each one; `TypeError` or `ValueError` for anything out of range."
     y, seed = _check(net, x, y, generator)
-    made, threat = make_attack(attack, **options)
+    made, rules = make_attack(attack, **options)
     with untouched(net, mode):
-        return Search(net, x, y, seed=seed, share=mode == "eval", **threat).run(made, check_number(eps, "eps", 0))
+        threat = Threat(net, x, y, seed=seed, share=mode == "eval", **rules)
+        return worst_images(threat, made, check_number(eps, "eps", 0))
 
 # %% ../nbs/foundations/05_attacks.ipynb #66810053
 def _rows(found, ids, eps, target):
@@ -779,13 +803,13 @@ def attack_curve(
     radii = sorted(check_number(e, "eps", 0) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"`eps` must hold at least one radius, and none twice, got {eps!r}")
-    made, threat = make_attack(attack, **options)
-    target, frames = threat.pop("target", None), []
+    made, rules = make_attack(attack, **options)
+    target, frames = rules.pop("target", None), []
     with untouched(net, mode):
         for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
             part = target[ids] if isinstance(target, Tensor) else target
-            search = Search(net, x[ids], y[ids], target=part, seed=seed, ids=ids, share=mode == "eval", **threat)
-            frames += [_rows(search.run(made, e), ids, e, target is not None) for e in radii]
+            threat = Threat(net, x[ids], y[ids], target=part, seed=seed, ids=ids, share=mode == "eval", **rules)
+            frames += [_rows(worst_images(threat, made, e), ids, e, target is not None) for e in radii]
     rows = pd.concat(frames).sort_values(["eps", "image"], ignore_index=True)
     broken = ~rows["correct"].to_numpy().reshape(len(radii), -1)
     rows["broken_at_smaller_eps"] = (broken.cumsum(0) - broken > 0).ravel()

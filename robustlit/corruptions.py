@@ -71,24 +71,20 @@ class _Draws:
         self.keys = seeds.view(torch.int32).view(-1, 2).to(device)
         self.used, self.calibration, self.compat = 0, calibration, compat
 
-    def bits(self, *shape):
-        "Int32 of shape (n, *shape), the next ones of each image's stream."
-        size = math.prod(shape)
-        count = torch.arange(self.used, self.used + size, dtype=torch.int32, device=self.keys.device)
-        self.used += size
-        return _hash(_hash(count) ^ self.keys[:, :1], self.keys[:, 1:]).view(-1, *shape)
+    def bits(self, *shape, at=None):
+        "Int32 of shape (n, *shape), the next ones of each image's stream; only those `at` these places, if given."
+        count = torch.arange(math.prod(shape), device=self.keys.device) if at is None else at.flatten()
+        count = (count + self.used).int()
+        self.used += math.prod(shape)
+        return _hash(_hash(count) ^ self.keys[:, :1], self.keys[:, 1:]).view(-1, *(shape if at is None else at.shape))
 
-    def uniform(self, *shape, low=0.0, high=1.0):
+    def uniform(self, *shape, low=0.0, high=1.0, at=None):
         "In [`low`, `high`), 2^24 different values."
-        return (self.bits(*shape) >> 8).float().mul_((high - low) * 2**-24).add_((low + high) / 2)
+        return (self.bits(*shape, at=at) >> 8).float().mul_((high - low) * 2**-24).add_((low + high) / 2)
 
-    def normal(self, *shape):
-        "Standard normal, by the inverse error function."
-        return (self.bits(*shape) >> 8).float().add_(0.5).mul_(2**-23).erfinv_().mul_(math.sqrt(2))
-
-    def sign(self, *shape):
-        "-1 or 1."
-        return (self.bits(*shape) >= 0).float() * 2 - 1
+    def normal(self, *shape, std=1.0):
+        "Normal of mean 0, by the inverse error function; the factor keeps a rounded 2^31 below one."
+        return self.bits(*shape).float().mul_(2**-31 * (1 - 2**-24)).erfinv_().mul_(math.sqrt(2) * std)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #6d1a2a07
 def _seeds(n, generator, index):
@@ -116,7 +112,7 @@ class _Corruption:
     names: tuple  # Of the parameters
 
 
-_known: dict[str, _Corruption] = {}
+_known = {}
 
 
 def _corruption(names: str, imagenet_c: Sequence, **others: Sequence):
@@ -195,22 +191,25 @@ def _grey(x: Tensor) -> Tensor:
     "Luma of a batch, one channel."
     return x if x.shape[1] == 1 else (x * x.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
 
+# %% ../nbs/foundations/06_corruptions.ipynb #d9d7fadf
+def _grid(rows: Tensor, columns: Tensor, border: str) -> Tensor:
+    "Pixel coordinates (n, h, w) of an image of that size, as `grid_sample` counts them."
+    h, w = rows.shape[-2:]
+    half = 0.5 if border == "reflect" else 0.0
+    at = torch.stack([columns.clamp(-4 * w, 5 * w), rows.clamp(-4 * h, 5 * h)], -1)
+    size = at.new_tensor([w, h]) - 1 + 2 * half
+    return (at + half) * (2 / size) - 1
+
 
 def _read(x: Tensor, rows: Tensor, columns: Tensor, border: str) -> Tensor:
     "Bilinear values at pixel coordinates (n, h, w); `border` is 'reflect', 'mirror' or 'zeros'."
-    h, w = x.shape[-2:]
-    rows, columns = rows.clamp(-4 * h, 5 * h), columns.clamp(-4 * w, 5 * w)
-    if border == "reflect":
-        grid = torch.stack([(2 * columns + 1) / w - 1, (2 * rows + 1) / h - 1], -1)
-    else:
-        grid = torch.stack([2 * columns / (w - 1) - 1, 2 * rows / (h - 1) - 1], -1)
     mode = "zeros" if border == "zeros" else "reflection"
-    return F.grid_sample(x, grid, padding_mode=mode, align_corners=border != "reflect")
+    return F.grid_sample(x, _grid(rows, columns, border), padding_mode=mode, align_corners=border != "reflect")
 
 # %% ../nbs/foundations/06_corruptions.ipynb #aadada64
 @_corruption("std", (0.08, 0.12, 0.18, 0.26, 0.38), cifar_c=(0.04, 0.06, 0.08, 0.09, 0.10))
 def _gaussian_noise(x, c, how):
-    return how.normal(*x.shape[1:]).mul_(c).add_(x)
+    return how.normal(*x.shape[1:], std=c).add_(x)
 
 
 @_corruption(
@@ -220,7 +219,7 @@ def _gaussian_noise(x, c, how):
     report=(0.2, 0.35, 0.45, 0.6, 0.7),
 )
 def _speckle_noise(x, c, how):
-    return how.normal(*x.shape[1:]).mul_(c).add_(1).mul_(x)
+    return how.normal(*x.shape[1:], std=c).add_(1).mul_(x)
 
 
 @_corruption("share", (0.03, 0.06, 0.09, 0.17, 0.27), cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07))
@@ -230,7 +229,7 @@ def _impulse_noise(x, c, how):
 
 # %% ../nbs/foundations/06_corruptions.ipynb #ea91d611
 @lru_cache(32)
-def _poisson_table(c, levels=256, bins=256):
+def _poisson_table(c, levels=256, bins=1024):
     "Distribution functions at `levels` rates from 0 to `c`, and their quantiles at `bins` probabilities."
     rates = c * np.arange(levels) / (levels - 1)
     cdf = stats.poisson.cdf(np.arange(int(c + 9 * math.sqrt(c) + 20)), rates[:, None])
@@ -238,22 +237,31 @@ def _poisson_table(c, levels=256, bins=256):
     first = torch.searchsorted(cdf, (torch.arange(bins) / bins).expand(levels, bins).contiguous(), right=True)
     return cdf, first
 
-
-def _poisson(x, c, u, extra):
-    "Poisson numbers of rate `c` `x` from two uniform numbers each."
+# %% ../nbs/foundations/06_corruptions.ipynb #d1906cc8
+def _poisson(x, c, draw):
+    "Poisson numbers of rate `c` `x`; `draw` gives a uniform number a pixel and is called at most twice."
     cdf, first = (t.to(x.device) for t in _poisson_table(c))
-    level = (x * 255 + 1e-3).floor()
-    row, width = level.long().flatten(), cdf.shape[1]
-    k = first.flatten()[row * first.shape[1] + (u.flatten() * first.shape[1]).long()]
-    rest = torch.arange(k.numel(), device=x.device)
-    while len(rest):
-        rest = rest[u.flatten()[rest] >= cdf.flatten()[row[rest] * width + k[rest]]]
-        k[rest] += 1
+    u, level = draw(), (x * 255 + 1e-3).floor()
+    row, width = level.long(), cdf.shape[1]
+    k = first.take((row * first.shape[1]).add_((u * first.shape[1]).long()))
+    rest, row, u, k = slice(None), row.flatten().mul_(width), u.flatten(), k.flatten()
+    while True:
+        above = u[rest] >= cdf.take(row[rest] + k[rest])
+        rest = above.nonzero()[:, 0] if isinstance(rest, slice) else rest[above]
         rest = rest[k[rest] < width - 1]
-    k = k.view(x.shape).float()
-    rate = ((x * 255 - level) * (c / 255)).float()
-    rate[rate < 4e-3 * c / 255] = 0
-    p = total = (-rate).exp()
+        if not len(rest):
+            break
+        k[rest] += 1
+    return k.view(x.shape).float() + _small_poisson((x * 255 - level) * (c / 255), 4e-3 * c / 255, draw)
+
+
+def _small_poisson(rate, least, draw):
+    "Poisson numbers of a few photons, by summing up their probabilities; none where the rate is below `least`."
+    rate = rate.float().masked_fill(rate < least, 0)
+    if not rate.any():
+        return rate
+    extra, k, p = draw(), torch.zeros_like(rate), (-rate).exp()
+    total = p
     for i in range(1, 60):
         above = extra >= total
         if not above.any():
@@ -265,7 +273,7 @@ def _poisson(x, c, u, extra):
 
 @_corruption("photons", (60, 25, 12, 5, 3), cifar_c=(500, 250, 100, 75, 50))
 def _shot_noise(x, c, how):
-    return _poisson(x, c, how.uniform(*x.shape[1:]), how.uniform(*x.shape[1:])) / c
+    return _poisson(x, c, lambda: how.uniform(*x.shape[1:])) / c
 
 # %% ../nbs/foundations/06_corruptions.ipynb #27ac3158
 @_corruption("sigma", (1, 2, 3, 4, 6), cifar_c=(0.4, 0.6, 0.7, 0.8, 1))
@@ -446,17 +454,20 @@ def _frost_textures():
     return torch.stack([_frost_texture(seed) for seed in range(5)])
 
 
-@lru_cache(1)
-def _small_frost():
-    return F.avg_pool2d(_frost_textures(), 5)
+@lru_cache(8)
+def _frost_bank(small, grey, device):
+    "The textures (5, c, size, size) as images of this kind need them."
+    bank = F.avg_pool2d(_frost_textures(), 5) if small else _frost_textures()
+    return (_grey(bank) if grey else bank).contiguous().to(device)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #d4f9bb8b
 def _crop(bank, which, top, left, h, w):
     "One (h, w) piece of a texture for each image, around the corner where it does not fit."
-    size = bank.shape[-1]
+    count, channels, size, _ = bank.shape
     rows = (top[:, None] + torch.arange(h, device=top.device)) % size
     columns = (left[:, None] + torch.arange(w, device=top.device)) % size
-    return bank.movedim(1, -1)[which[:, None, None], rows[:, :, None], columns[:, None]].movedim(-1, 1)
+    at = (rows + which[:, None] * (channels * size)).mul_(size)[:, :, None] + columns[:, None]
+    return torch.stack([bank.take(at + k * size * size) for k in range(channels)], 1)
 
 
 @_corruption(
@@ -465,16 +476,13 @@ def _crop(bank, which, top, left, h, w):
     cifar_c=((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
 )
 def _frost(x, c, how):
-    bank = (_small_frost() if how.calibration == "cifar_c" else _frost_textures()).to(x.device)
+    bank = _frost_bank(how.calibration == "cifar_c", x.shape[1] == 1, x.device)
     which, top, left = (how.uniform(3) * x.new_tensor([5, bank.shape[-1], bank.shape[-1]])).long().T
-    layer = _crop(bank, which, top, left, *x.shape[2:])
-    return c[0] * x + c[1] * (layer if x.shape[1] == 3 else _grey(layer))
+    return c[0] * x + c[1] * _crop(bank, which, top, left, *x.shape[2:])
 
 # %% ../nbs/foundations/06_corruptions.ipynb #f62be6e2
-def _plasma(noise, wibble):
-    "Diamond-square fractals in [0, 1] from uniform noise in [-1, 1), (n, size, size) with `size` a power of two."
-    size = noise.shape[-1]
-    out, strength, step = torch.zeros_like(noise), 1.0, size
+def _refine(out, noise, step, strength, wibble):
+    "Diamond-square in place on a torus whose every `step`th point is known, (n, rows, columns)."
     while step >= 2:
         half = step // 2
         full, corner, centre = slice(0, None, step), (..., slice(0, None, step)), slice(half, None, step)
@@ -486,10 +494,42 @@ def _plasma(noise, wibble):
         out[:, full, centre] = (up + a + a.roll(-1, 2)) / 4 + strength * noise[:, full, centre]
         out[:, centre, full] = (left + rows) / 4 + strength * noise[:, centre, full]
         step, strength = half, strength / wibble**2
+    return out
+
+
+def _plasma(noise, wibble):
+    "Fractals in [0, 1] from uniform noise in [-1, 1), (n, size, size) with `size` a power of two."
+    out = _refine(torch.zeros_like(noise), noise, noise.shape[-1], 1.0, wibble)
     low, high = out.amin((1, 2), keepdim=True), out.amax((1, 2), keepdim=True)
     return (out - low) / (high - low)
 
+# %% ../nbs/foundations/06_corruptions.ipynb #d5e39dd9
+def _fog_size(h, w):
+    return max(256, 2 ** math.ceil(math.log2(max(h, w))))
 
+
+def _plasma_corner(how, h, w, wibble):
+    "The upper left corner of each image's plasma, (n, h, w), to within 1/500."
+    size, step, left = _fog_size(h, w), 1, 1 - wibble**-2
+    while step < 32 and (2 * step / size) ** (2 * math.log2(wibble)) <= left / 500:
+        step *= 2
+    start, places = how.used, torch.arange(size * size, device=how.keys.device).view(size, size)
+    coarse = how.uniform(size, size, low=-1, high=1, at=places[::step, ::step])
+    coarse = _refine(torch.zeros_like(coarse), coarse, size // step, 1.0, wibble)
+    low, high = coarse.amin((1, 2), keepdim=True), coarse.amax((1, 2), keepdim=True)
+    if step > 1:
+        rows, columns = (torch.arange(-2, -(-n // step) + 2, device=places.device) for n in (h, w))
+        fine = [(v[:1] * step + torch.arange(len(v) * step, device=v.device)) % size for v in (rows, columns)]
+        how.used = start
+        noise = how.uniform(size, size, low=-1, high=1, at=places[fine[0]][:, fine[1]])
+        patch = torch.zeros_like(noise)
+        patch[:, ::step, ::step] = coarse[:, rows][:, :, columns % coarse.shape[-1]]
+        coarse = _refine(patch, noise, step, (step / size) ** (2 * math.log2(wibble)), wibble)[
+            :, 2 * step :, 2 * step :
+        ]
+    return ((coarse[:, :h, :w] - low) / (high - low)).clamp(0, 1)
+
+# %% ../nbs/foundations/06_corruptions.ipynb #9fa94b8e
 def _add_fog(x, plasma, strength):
     most = x.amax((1, 2, 3), keepdim=True)
     return (x + strength * plasma) * most / (most + strength)
@@ -502,17 +542,13 @@ def _add_fog(x, plasma, strength):
     report=((2.5, 1.7), (2.5, 1.5), (3, 1.4), (3, 1.2), (3.5, 1.1)),
 )
 def _fog(x, c, how):
-    h, w = x.shape[-2:]
-    plasma = _plasma(how.uniform(*(2 * (_fog_size(h, w),)), low=-1, high=1), c[1])
-    return _add_fog(x, plasma[:, None, :h, :w], c[0])
-
-
-def _fog_size(h, w):
-    return max(256, 2 ** math.ceil(math.log2(max(h, w))))
+    return _add_fog(x, _plasma_corner(how, *x.shape[2:], c[1])[:, None], c[0])
 
 # %% ../nbs/foundations/06_corruptions.ipynb #c048300e
 @_corruption("value", (0.1, 0.2, 0.3, 0.4, 0.5), cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3))
 def _brightness(x, c, how):
+    if x.shape[1] == 1:
+        return x + c
     value = x.amax(1, keepdim=True)
     return torch.where(value > 0, x * ((value + c).clamp(max=1) / value.clamp(min=1e-12)), c)
 
@@ -615,29 +651,34 @@ _luma_table = np.array(
 _chroma_table = np.full((8, 8), 99)
 _chroma_table[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 _k = np.arange(8)
-_cosines = np.cos((2 * _k + 1) * _k[:, None] * np.pi / 16) * np.where(_k == 0, math.sqrt(1 / 8), 0.5)[:, None]
+_cosines = np.cos((2 * _k + 1) * _k[:, None] * np.pi / 16) * np.where(_k == 0, 1, math.sqrt(2))[:, None]
+_cosines = np.round(_cosines * 2**13) / 2**13
 _to_ycc = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 _to_rgb = ((1, 0, 1.402), (1, -0.344136286, -0.714136286), (1, 1.772, 0))
 
 
-def _round(x):
-    "To the nearest whole number, halves upwards, steady against the last bits of a float."
-    return (x + (0.5 + 1e-4)).floor()
+def _round(x, bias=1e-4):
+    "To the nearest whole number, halves upwards; `bias` steadies that against the last bits of a float."
+    return (x + (0.5 + bias)).floor()
+
+
+@lru_cache(64)
+def _block_cosines(n):
+    "The transform of each eight of a row of `n` bytes, (n, n)."
+    return np.kron(np.eye(n // 8), _cosines)
 
 
 def _recode(x, table, quality):
-    "Bytes (n, c, h, w) through the quantised cosine transform and back."
+    "Bytes (n, c, h, w) through the quantised cosine transform of 8 x 8 blocks and back."
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    q = x.new_tensor(((table * scale + 50) // 100).clip(1, 255))
     h, w = x.shape[-2:]
     x = F.pad(x, (0, -w % 8, 0, -h % 8), mode="replicate") - 128
-    n, c, hh, ww = x.shape
-    d = x.new_tensor(_cosines)
-    blocks = x.view(n, c, hh // 8, 8, ww // 8, 8).transpose(3, 4)
-    f = d @ blocks @ d.T / q
-    f = f.sign() * _round(f.abs()) * q
-    back = (d.T @ f @ d).transpose(3, 4).reshape(n, c, hh, ww)
-    return _round(back + 128).clamp(0, 255)[..., :h, :w]
+    q = x.new_tensor(((table * scale + 50) // 100).clip(1, 255)).repeat(x.shape[-2] // 8, x.shape[-1] // 8)
+    down, right = (_block_cosines(n) for n in x.shape[-2:])
+    f = _round(_apply(_round(_apply(x, None, 4 * right)), down / 4, None))
+    f = f.sign() * _round(f.abs() / (8 * q)) * q
+    back = _round(_apply(_round(_apply(f, 4 * down.T, None)), None, right.T / 32))
+    return (back + 128).clamp(0, 255)[..., :h, :w]
 
 # %% ../nbs/foundations/06_corruptions.ipynb #57eca5dc
 @lru_cache(64)
@@ -650,8 +691,8 @@ def _double_matrix(n, half):
 
 
 def _halve(x):
-    "Chroma bytes averaged two by two."
-    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+    "Chroma bytes averaged two by two, the width filled up to whole blocks."
+    x = F.pad(x, (0, -x.shape[-1] % 16, 0, x.shape[-2] % 2), mode="replicate")
     total = F.avg_pool2d(x, 2, divisor_override=1)
     return ((total + 1 + torch.arange(total.shape[-1], device=x.device) % 2) / 4).floor()
 
@@ -663,10 +704,11 @@ def _jpeg_compression(x, c, how):
     if x.shape[1] == 1:
         return _recode(x, _luma_table, c) / 255
     ycc = torch.einsum("dc,nchw->ndhw", x.new_tensor(_to_ycc), x)
-    y, chroma = _round(ycc[:, :1]), _halve(_round(ycc[:, 1:] + 128))
-    y, chroma = _recode(y, _luma_table, c), _recode(chroma, _chroma_table, c)
-    full = _round(_apply(chroma, _double_matrix(h, chroma.shape[-2]), _double_matrix(w, chroma.shape[-1])))
-    rgb = torch.einsum("dc,nchw->ndhw", x.new_tensor(_to_rgb), torch.cat([y, full - 128], 1))
+    y, chroma = _recode(_round(ycc[:, :1]), _luma_table, c), _halve(_round(ycc[:, 1:] + 128, -1e-4))
+    chroma = _recode(chroma, _chroma_table, c)[..., : (w + 1) // 2]
+    chroma = _apply(chroma, _double_matrix(h, chroma.shape[-2]), _double_matrix(w, chroma.shape[-1]))
+    chroma = (chroma + (8 - torch.arange(w, device=x.device) % 2) / 16).floor() - 128
+    rgb = torch.einsum("dc,nchw->ndhw", x.new_tensor(_to_rgb), torch.cat([y, chroma], 1))
     return _round(rgb).clamp(0, 255) / 255
 
 # %% ../nbs/foundations/06_corruptions.ipynb #5da5a029
@@ -682,35 +724,41 @@ def _grow(mask, diagonal=True):
     return out
 
 
-def _thin(size, down, right):
-    "Where `size` of the gradient (`down`, `right`) is greatest across the edge."
-    h, w = size.shape[-2:]
-    padded = F.pad(size, (1, 1, 1, 1))
-    at = lambda i, j: padded[..., 1 + i : 1 + i + h, 1 + j : 1 + j + w]
-    same, steep = (down >= 0) & (right >= 0) | (down <= 0) & (right <= 0), down.abs() > right.abs()
-    steep |= ~same & (down.abs() == right.abs())
-    part = torch.minimum(down.abs(), right.abs()) / torch.maximum(down.abs(), right.abs()).clamp(min=1e-300)
-    best = size > 0
-    for s in (1, -1):
-        straight = torch.where(steep, torch.where(same, at(s, 0), at(-s, 0)), at(0, s))
-        across = torch.where(same, at(s, s), at(-s, s))
-        best &= across * part + straight * (1 - part) <= size
-    return best
+def _thin(size, down, right, low):
+    "Where `size` of the gradient (`down`, `right`) is at least `low` and greatest across the edge; never on the rim."
+    w, out = size.shape[-1], torch.zeros_like(size, dtype=torch.bool)
+    inside = F.pad(size[..., 1:-1, 1:-1] >= low, (1, 1, 1, 1))
+    at = inside.flatten().nonzero()[:, 0]
+    s, d, r = (v.take(at) for v in (size, down, right))
+    same, d, r = d * r >= 0, d.abs_(), r.abs_()
+    steep = (d > r) | (~same & (d == r))
+    part = torch.minimum(d, r) / torch.maximum(d, r)
+    rest, side = 1 - part, same.long() * 2 - 1
+    straight, across = torch.where(steep, side * w, 1), side * w + 1
+    best = torch.ones_like(same)
+    for sign in (1, -1):
+        best &= size.take(at + sign * across) * part + size.take(at + sign * straight) * rest <= s
+    out.view(-1)[at[best]] = True
+    return out
 
 
+@lru_cache(64)
+def _gradients(n, sigma):
+    "Matrices (n, n) that smooth a row of pixels, black outside and made up for, then take its slope and its mean."
+    smooth, radius = np.eye(n), int(4 * sigma + 0.5)
+    if sigma:
+        w = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        smooth = sum(v * np.eye(n, k=k) for v, k in zip(w, range(-radius, radius + 1)))
+        smooth /= smooth.sum(1, keepdims=True)
+    return [_band(n, np.array(v), "reflect") @ smooth for v in ([-1, 0, 1], [1, 2, 1])]
+
+# %% ../nbs/foundations/06_corruptions.ipynb #535a8785
 def _edges(x, sigma, low=0.1, high=0.2):
     "A boolean batch, true on the edges of each channel."
-    x, ones = x.double(), torch.ones_like(x[:1, :1], dtype=torch.float64)
-    if sigma:
-        radius = int(4 * sigma + 0.5)
-        soft = lambda v: blur(F.pad(v, 4 * (radius,)), sigma)[..., radius:-radius, radius:-radius]
-        x = soft(x) / (soft(ones) + 1e-15)
-    slope, mean = np.array([-1, 0, 1]), np.array([1, 2, 1])
-    bands = [(_band(n, slope, "reflect"), _band(n, mean, "reflect")) for n in x.shape[2:]]
-    down, right = _apply(x, bands[0][0], bands[1][1]), _apply(x, bands[0][1], bands[1][0])
+    x, (slope, mean), (slope_w, mean_w) = x.double(), *(_gradients(n, sigma) for n in x.shape[2:])
+    down, right = _apply(x, slope, mean_w), _apply(x, mean, slope_w)
     size = (down**2 + right**2).sqrt()
-    inside = F.pad(torch.ones_like(x[..., 1:-1, 1:-1], dtype=torch.bool), (1, 1, 1, 1))
-    weak = _thin(size, down, right) & (size >= low) & inside
+    weak = _thin(size, down, right, low)
     strong, before = weak & (size >= high), None
     while before is None or not torch.equal(before, strong):
         before = strong
@@ -718,7 +766,7 @@ def _edges(x, sigma, low=0.1, high=0.2):
             strong = _grow(strong) & weak
     return strong
 
-
+# %% ../nbs/foundations/06_corruptions.ipynb #53a5b507
 @_corruption("", (None,) * 5)
 def _canny_edges(x, c, how):
     return _edges(x, 1.0).to(x.dtype)
@@ -726,11 +774,11 @@ def _canny_edges(x, c, how):
 # %% ../nbs/foundations/06_corruptions.ipynb #290e5154
 def _steps_from(mask, most=20):
     "Distance of each pixel from the mask, in octagonal steps, at most `most`."
-    out = torch.full(mask.shape, float(most), device=mask.device)
+    out = torch.zeros_like(mask, dtype=torch.uint8)
     for i in range(most):
-        out.masked_fill_(mask & (out > i), i)
+        out += ~mask
         mask = _grow(mask, diagonal=i % 2 == 1)
-    return out
+    return out.float()
 
 
 _light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
@@ -744,7 +792,7 @@ def _water(layer, strength):
     amount = layer * relief
     return amount / amount.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) * strength
 
-
+# %% ../nbs/foundations/06_corruptions.ipynb #3c48b74d
 def _mud(layer, threshold, sigma):
     "How much mud there is at each pixel, from 0 to 1."
     cover = blur((layer > threshold).to(layer.dtype), sigma)
@@ -779,45 +827,43 @@ def _spatter(x, c, how):
     return colour if x.shape[1] == 3 else _grey(colour)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #2c30f1af
-def _move(x, matrix, shift=None):
-    "Pixel p takes the value at `matrix` (n, 2, 2) (p - centre) - `shift` (n, 2) + centre; (row, column)."
+def _move(x, maps, which=None):
+    "Pixel p takes the value at A (p - centre) + b + centre (row, column); `maps` are pairs (A, b), `which` an image's."
     h, w = x.shape[-2:]
-    rows, columns = (torch.arange(n, device=x.device) - (n - 1) / 2 for n in (h, w))
-    plane = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).view(1, h * w, 2)
-    at = plane @ matrix.mT
-    at = at if shift is None else at - shift[:, None]
-    rows, columns = (at.view(-1, h, w, 2) + x.new_tensor([(h - 1) / 2, (w - 1) / 2])).unbind(-1)
-    return _read(x, rows, columns, "zeros")
+    centre = np.array([(h - 1) / 2, (w - 1) / 2])
+    plane = np.moveaxis(np.mgrid[:h, :w], 0, -1) - centre
+    at = torch.stack([x.new_tensor(plane @ np.transpose(a) + b + centre) for a, b in maps])
+    grid = _grid(*at.unbind(-1), "zeros")
+    grid = grid.expand(len(x), h, w, 2) if which is None else grid[which]
+    return F.grid_sample(x, grid, align_corners=True)
 
 
-def _matrix(a, b, c, d):
-    "Four vectors (n,) as a batch of 2 x 2 matrices."
-    return torch.stack([torch.stack([a, b], -1), torch.stack([c, d], -1)], -2)
+def _side(how):
+    "0 or 1 for each image."
+    return (how.bits(1)[:, 0] >= 0).long()
 
 
 @_corruption("angle", (0.2, 0.4, 0.6, 0.8, 1.0))
 def _shear(x, c, how):
-    side = how.sign(1)[:, 0]
-    one, zero = torch.ones_like(side), torch.zeros_like(side)
-    return _move(x, _matrix(one, zero, -side * math.tan(c), one))
+    return _move(x, [([[1, 0], [-side * math.tan(c), 1]], 0) for side in (-1, 1)], _side(how))
 
 # %% ../nbs/foundations/06_corruptions.ipynb #06f4e565
 @_corruption("angle", (0.2, 0.4, 0.6, 0.8, 1.0))
 def _rotate(x, c, how):
-    side = how.sign(1)[:, 0]
-    cos, sin = torch.full_like(side, math.cos(c)), side * math.sin(c)
-    return _move(x, _matrix(cos, sin, -sin, cos))
+    cos, sin = math.cos(c), math.sin(c)
+    return _move(x, [([[cos, side * sin], [-side * sin, cos]], 0) for side in (-1, 1)], _side(how))
 
 
 @_corruption("factor", (1 / 0.9, 1 / 0.8, 1 / 0.7, 1 / 0.6, 1 / 0.5))
 def _scale(x, c, how):
-    return _move(x, c * torch.eye(2, device=x.device).expand(len(x), 2, 2))
+    return _move(x, [(c * np.eye(2), 0)])
 
 
 @_corruption("pixels", (1, 2, 3, 4, 5))
 def _translate(x, c, how):
     length = c * min(x.shape[2:]) / 28
-    return _move(x, torch.eye(2, device=x.device).expand(len(x), 2, 2), how.sign(2) * length)
+    corners = [np.array([down, right]) * length for down in (-1, 1) for right in (-1, 1)]
+    return _move(x, [(np.eye(2), -b) for b in corners], 2 * _side(how) + _side(how))
 
 # %% ../nbs/foundations/06_corruptions.ipynb #c4a11952
 @_corruption("bits", (5, 4, 3, 2, 1))
@@ -884,10 +930,10 @@ def _calibration(x, calibration):
 
 def _piece(x, name):
     "How many images to treat at a time."
-    pixels = x[0].numel() if name != "fog" else max(x[0].numel(), _fog_size(*x.shape[2:]) ** 2)
+    pixels = x[0].numel() if name != "fog" else max(x[0].numel(), _fog_size(*x.shape[2:]) ** 2 // 4)
     return max(1, (2**19 if x.device.type == "cpu" else 2**25) // pixels)
 
-
+# %% ../nbs/foundations/06_corruptions.ipynb #6ac97261
 def _check_batch(x):
     check_images(x)
     if x.shape[1] not in (1, 3):
@@ -917,11 +963,11 @@ def corrupt(
     seeds = _seeds(len(x), generator, index)
     if not len(x):
         return x.clone()
-    out, piece = torch.empty_like(x), _piece(x, name)
-    for start in range(0, len(x), piece):
-        part = slice(start, start + piece)
-        how = _Draws(seeds[part], x.device, _calibration(x, calibration), compat)
-        out[part] = known.run(x[part].float(), c, how).clamp(0, 1)
+    parts, piece = [], _piece(x, name)
+    for some, keys in zip(x.split(piece), seeds.split(piece)):
+        how = _Draws(keys, x.device, _calibration(x, calibration), compat)
+        parts.append(known.run(some.float(), c, how).clamp(0, 1).to(x.dtype))
+    out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return (out * 255).floor() / 255 if "truncate" in compat else out
 
 # %% ../nbs/foundations/06_corruptions.ipynb #6226b431

@@ -361,21 +361,28 @@ def _edits(fn: FunctionType, reached: dict) -> list:
     return found
 
 
-def _source_path(exp: Experiment) -> Path | None:
-    "The file of the experiment's module; None for a function that lives in a notebook only."
-    module = exp.function.__module__
-    if module == "__main__":
-        return _module_path(f"robustlit.{exp.paper}.{exp.function.__name__}")
-    path = getattr(sys.modules.get(module), "__file__", None)
+def _source_path(fn: FunctionType, package: str) -> Path | None:
+    "The file of the function's module; None for a function that lives in a notebook only."
+    if fn.__module__ == "__main__":
+        return _module_path(f"{package}.{fn.__name__}")
+    path = getattr(sys.modules.get(fn.__module__), "__file__", None)
     return Path(path) if path else None
+
+
+def _subject(which: str | Callable) -> tuple:
+    "The function that is asked for, and the package it belongs to."
+    if isinstance(which, FunctionType) and not hasattr(which, "experiment"):
+        return which, which.__module__.rpartition(".")[0]
+    exp = _experiment(which)
+    return exp.function, f"robustlit.{exp.paper}"
 
 # %% ../nbs/foundations/10_records.ipynb #955195ba
 def code_digest(
-    which: str | Callable,  # An experiment or its name
+    which: str | Callable,  # An experiment, its name, or any function of the package
 ) -> str:  # 16 hexadecimal digits
-    "Digest of the code that the experiment's numbers depend on, as it stands on disk now."
-    exp = _experiment(which)
-    fn, path = exp.function, _source_path(exp)
+    "Digest of the code that its numbers depend on, as it stands on disk now."
+    fn, package = _subject(which)
+    path = _source_path(fn, package)
     if path is None:
         source = _live_source(fn)
         parts = [_skeleton(source) if source is not None else fn.__code__.co_code.hex()]
@@ -383,7 +390,7 @@ def code_digest(
         reached = _reached(_tree(path), fn.__name__)
         reached[fn.__name__] = [_undecorated(s) for s in reached.get(fn.__name__, [])]
         own = {name: _skeleton(stmts) for name, stmts in reached.items() if name}
-        below = _modules_below(_tree(path), f"robustlit.{exp.paper}")
+        below = _modules_below(_tree(path), package)
         parts = [own, _skeleton(reached[""]), {k: _skeleton(v) for k, v in below.items()}, _edits(fn, reached)]
     return hashlib.sha256(_text(parts).encode()).hexdigest()[:16]
 

@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 
 import robustlit
 from .checks import check_int
-from .data import KNOWN, available, data_dirs
+from .data import KNOWN, available, data_dirs, load
 from .execution import Job, execute, read_notebook, tagged
 from .records import DamagedRecord, Experiment, Store, find_experiment, known_experiments, pack, records
 
@@ -433,6 +433,25 @@ def _data(args) -> int:
         print("  (ROBUSTLIT_DATA is not set; it may name a folder to look in first)")
     return 0
 
+# %% ../nbs/foundations/13_sweeps.ipynb #f81718d2
+def _stress(args) -> int:
+    from robustlit.audit import audit_summary
+    from robustlit.report import named_model, write_report
+
+    model = named_model(args.model, args.weights)
+    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
+    page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
+    rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
+    short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
+    print(
+        f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"
+    )
+    if checks is not None:
+        print(f"audit: {audit_summary(checks)}")
+        print("".join(f"  {c.check}: {c.finding}\n" for c in checks[checks["red"]].itertuples()), end="")
+    print(f"report: {_short(page)}\nrows:   {_short(page.with_suffix('.csv'))}")
+    return 0
+
 # %% ../nbs/foundations/13_sweeps.ipynb #c0eb60ba
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="robustlit", description="Run experiments and keep their records.")
@@ -456,7 +475,21 @@ def _parser() -> argparse.ArgumentParser:
     added = command("pack", _pack, "fold fresh records into the tables that are committed")
     added.add_argument("experiment", nargs="*", help="names (default: all with fresh records)")
     command("data", _data, "which datasets are found, and how to get the others")
+    _add_stress_options(command("stress", _stress, "stress and audit a model of your own, and write a page about it"))
     return parser
+
+
+def _add_stress_options(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "model", metavar="MODULE:FACTORY", help="what makes it, such as mynet:make for make() in mynet.py"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="its state dict, as torch.save wrote it")
+    parser.add_argument("--data", default="digits", help="name or path of a dataset; see `robustlit data`")
+    parser.add_argument("--size", type=int, help="resize the images to this many pixels a side")
+    parser.add_argument("--suite", default="all", help="corruptions, linf, faults, noise_blur or all")
+    parser.add_argument("--images", type=int, default=200, help="how many test images to use (default: 200)")
+    parser.add_argument("--out", metavar="PAGE", help="the page to write (default: stress-FACTORY.html)")
+    parser.add_argument("--no-audit", action="store_true", help="leave the audit out")
 
 
 def _add_run_options(parser: argparse.ArgumentParser):
@@ -474,7 +507,7 @@ def main(
     "The command `robustlit`."
     args = _parser().parse_args(argv)
     try:
-        for name in ("jobs", "threads"):
+        for name in ("jobs", "threads", "images", "size"):
             if getattr(args, name, None) is not None:
                 check_int(getattr(args, name), f"--{name}", low=1)
         return args.do(args)

@@ -1,6 +1,7 @@
 "Attacks: inside the ball, exact where a closed form exists, monotone, leaving no trace, equal to other libraries."
 
 import copy
+import sys
 import warnings
 
 import pytest
@@ -14,8 +15,8 @@ from robustlit.attacks import (
     PGD,
     Ball,
     RandomSign,
-    Search,
     Square,
+    Threat,
     Transfer,
     UniformNoise,
     accuracy_by_eps,
@@ -25,6 +26,7 @@ from robustlit.attacks import (
     image_uniform,
     margin_of,
     random_start,
+    worst_images,
 )
 from robustlit.data import Batches, as_images, load
 from robustlit.training import Learner, set_seed
@@ -73,7 +75,9 @@ def test_every_attack_stays_in_the_ball_and_in_the_picture(trained, name, norm):
         return
     eps = 0.15 if norm == "linf" else 1.0
     for early_stop in (True, False):
-        found = attack_images(net, x, y, eps, name, generator(), norm=norm, early_stop=early_stop, **CHEAP.get(name, {}))
+        found = attack_images(
+            net, x, y, eps, name, generator(), norm=norm, early_stop=early_stop, **CHEAP.get(name, {})
+        )
         assert ball_holds(found.x, x, eps, norm)
         assert not torch.equal(found.x, x)
         with torch.no_grad():
@@ -252,8 +256,21 @@ def test_square_asks_for_no_gradient_and_keeps_its_budget(trained):
 
 
 def test_square_sides_follow_the_schedule():
-    sides = [Square().side(k, 28, 28) for k in (1, 10, 11, 51, 201, 501, 1001, 2001, 4001, 8001)]
-    assert sides == [25, 25, 18, 13, 9, 6, 4, 3, 2, 1]
+    written = (1, 10, 11, 51, 201, 501, 1001, 2001, 4001, 8001)
+    sides = [25, 25, 18, 13, 9, 6, 4, 3, 2, 1]
+    assert [Square(10_000).side(k, 28, 28) for k in written] == sides
+    assert [Square(500, rescale=False).side(k, 28, 28) for k in written] == sides
+    assert [Square(1000).side(k, 28, 28) for k in (1, 2, 6, 21, 51, 101, 201, 401, 801)] == [
+        25,
+        18,
+        13,
+        9,
+        6,
+        4,
+        3,
+        2,
+        1,
+    ]
 
 
 def test_projections():
@@ -279,6 +296,17 @@ def test_random_starts_are_uniform_and_belong_to_the_image():
     middle = torch.full((400, 1, 4, 4), 0.5)
     far = (random_start(Ball(middle, 0.4, "l2"), ids) - 0.5).flatten(1).norm(dim=1) / 0.4
     assert abs((far**16).mean() - 0.5) < 0.06
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24])
+def test_the_rarest_luck_is_finite_too(monkeypatch, dtype, u):
+    drawn = lambda ids, seed, draw, shape: torch.full((len(ids), *shape), u)
+    monkeypatch.setattr("robustlit.attacks.image_uniform", drawn)
+    for norm in ("linf", "l2"):
+        x = torch.full((2, 1, 3, 3), 0.5, dtype=dtype)
+        start = random_start(Ball(x, 0.25, norm), torch.arange(2))
+        assert start.dtype == dtype and start.isfinite().all() and ((start - x).abs() <= 0.251).all()
 
 
 @pytest.mark.parametrize("name", ["pgd", "apgd_ce", "square", "uniform_noise"])
@@ -372,9 +400,7 @@ class Dice(nn.Module):
 def test_eot_averages_the_gradient_of_a_random_network():
     torch.manual_seed(0)
     x, y = torch.full((30, 1, 4, 4), 0.5), torch.zeros(30, dtype=torch.int64)
-    lost = [
-        (attack_images(Dice(), x, y, 0.1, "fgsm", eot=k, early_stop=False).x - x).mean().item() for k in (1, 200)
-    ]
+    lost = [(attack_images(Dice(), x, y, 0.1, "fgsm", eot=k, early_stop=False).x - x).mean().item() for k in (1, 200)]
     assert lost[1] < -0.095 and lost[0] > lost[1] + 0.01
     found = attack_images(Dice(), x, y, 0.1, "pgd", steps=3, eot=4, early_stop=False)
     assert found.gradients.unique().tolist() == [12]
@@ -390,7 +416,9 @@ def test_transfer(trained):
     others[0].train()
     found = attack_images(net, x, y, 0.1, "transfer", generator(), surrogates=others, restarts=2)
     assert found.correct.sum() > itself.correct.sum() and ball_holds(found.x, x, 0.1)
-    assert found.queries.max() == 2 * 2 * 3 and others[0].training and all(p.grad is None for p in others[0].parameters())
+    assert (
+        found.queries.max() == 2 * 2 * 3 and others[0].training and all(p.grad is None for p in others[0].parameters())
+    )
 
 
 def test_broken_at_a_smaller_eps_is_a_column_of_its_own():
@@ -568,7 +596,7 @@ def test_dlr_needs_classes(linear):
 def test_controls_cost_one_query_a_draw(trained):
     net, x, y = trained
     for attack in (RandomSign(), UniformNoise()):
-        found = Search(net, x, y, restarts=3, early_stop=False).run(attack, 0.1)
+        found = worst_images(Threat(net, x, y, restarts=3, early_stop=False), attack, 0.1)
         assert found.queries.unique().tolist() == [3] and found.gradients.sum() == 0
 
 
@@ -617,25 +645,21 @@ def other_libraries(net, x, y, eps=0.1, steps=10):
 
 
 def secml_images(net, x, y, eps=0.1, steps=10):
-    "secml-torch's own PGD without a random start, beside ours."
+    """secml-torch's own PGD without a random start, beside ours.
+
+    Of k steps it takes k - 1, and of the images on the way it hands back the one of highest loss.
+    """
     from secmlt.adv.backends import Backends
     from secmlt.adv.evasion.pgd import PGD as SecmlPGD
-    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
     from torch.utils.data import DataLoader, TensorDataset
 
-    attack = SecmlPGD(
-        perturbation_model="linf",
-        epsilon=eps,
-        num_steps=steps,
-        step_size=eps / 5,
-        random_start=False,
-        y_target=None,
-        backend=Backends.NATIVE,
-    )
-    loader = attack(BasePyTorchClassifier(net), DataLoader(TensorDataset(x, y), batch_size=len(x)))
-    theirs = torch.cat([batch for batch, _ in loader])
-    mine = attack_images(net, x, y, eps, "pgd", steps=steps, step_size=eps / 5, random_start=False, early_stop=False)
-    return theirs, mine.x
+    how = dict(random_start=False, y_target=None, backend=Backends.NATIVE)
+    attack = SecmlPGD(perturbation_model="linf", epsilon=eps, num_steps=steps + 1, step_size=eps / 5, **how)
+    theirs = next(iter(attack(net, DataLoader(TensorDataset(x, y), batch_size=len(x)))))[0]
+    ours = dict(step_size=eps / 5, random_start=False, early_stop=False)
+    path = [attack_images(net, x, y, 0.0), *(attack_images(net, x, y, eps, steps=k + 1, **ours) for k in range(steps))]
+    best = torch.stack([found.loss for found in path]).argmax(0)
+    return theirs, torch.stack([found.x for found in path])[best, torch.arange(len(x))]
 
 
 def agreement(net, theirs, ours):
@@ -675,21 +699,21 @@ def test_random_attacks_agree_within_sampling_error(trained):
         square=(ta.Square(net, eps=eps, n_queries=300, seed=0), dict(queries=300)),
     )
     for name, (theirs, own) in pairs.items():
-        with torch.no_grad():
-            right = (net(theirs(x, y)).argmax(1) == y).double().mean().item()
+        right = (net(theirs(x, y)).argmax(1) == y).double().mean().item()
         mine = attack_images(net, x, y, eps, name, generator(), **options, **own).correct.double().mean().item()
         print(f"{name:9} torchattacks {100 * right:.1f} %, ours {100 * mine:.1f} %")
         assert abs(right - mine) < 0.1
 
 
-def test_autoattack_needs_torchattacks_or_says_so(trained):
-    net, x, y = trained
-    try:
-        import torchattacks  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match="pip install"):
-            attack_images(net, x, y, 0.1, "autoattack")
-        return
+def test_autoattack_names_the_extra_that_it_needs(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    with pytest.raises(ImportError, match=r"pip install 'robustlit\[attacks\]'"):
+        attack_images(*trained, 0.1, "autoattack")
+
+
+def test_autoattack_leaves_everything_as_it_was(trained):
+    pytest.importorskip("torchattacks")
+    _, x, y = trained
     net = marked_net()
     before = spy(net)
     torch.manual_seed(3)

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage as ndi
 from scipy import stats
@@ -13,6 +14,7 @@ from skimage import color, feature, filters, transform, util
 
 from robustlit import corruptions as C
 from robustlit.corruptions import CALIBRATIONS, COMPAT, CORRUPTIONS, GROUPS, blur, corrupt, corruption_table, noise
+from robustlit.data import as_images, load
 
 ONCE = ("inverse", "stripe", "canny_edges")  # one strength only
 FIXED = ("gaussian_blur", "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "saturate", "quantize")
@@ -301,6 +303,12 @@ def pictures(n, channels, h=28, w=None, seed=0):
     return (x * 255).round() / 255
 
 
+def digits(n, channels, side):
+    "Real ones; a colour image shows a different digit in each channel."
+    x = as_images(load("digits").x_test[: n * channels]).view(n, channels, 8, 8)
+    return F.interpolate(x, (side, side), mode="bilinear")
+
+
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -335,13 +343,13 @@ def test_fixed_corruptions_follow_the_transcription(name, calibration):
 @pytest.mark.parametrize("channels, quality", [(1, 7), (1, 25), (1, 80), (3, 7), (3, 18), (3, 50), (3, 80)])
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (37, 21), (8, 8)])
 def test_jpeg_is_pillows_up_to_rounding(channels, quality, size):
-    x = pictures(20, channels, *size)
+    x = pictures(60, channels, *size)
     ours = C._known["jpeg_compression"].run(x, quality, None)
     plain = np.stack([jpeg_compression(p, quality) for p in to_plain(x)])
     far = np.abs(to_plain(ours) - plain) * 255
-    assert far.mean() < 0.3
-    assert (far > 2.5).mean() < 0.01  # a coefficient on the other side of a rounding moves a block
-    assert np.abs(plain - to_plain(x)).mean() * 255 > 4 * far.mean()
+    assert far.mean() < 0.15
+    assert (far > 2.5).mean() < 0.012  # a coefficient on the other side of a rounding moves a block
+    assert np.abs(plain - to_plain(x)).mean() * 255 > 20 * far.mean()
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
@@ -366,6 +374,18 @@ def test_fog_given_its_noise(wibble):
     assert layer.amin() == 0 and layer.amax() == 1
     ours = C._add_fog(x, layer[:, None, :28, :28], 2.5)
     assert_same(ours, (fog(p, (2.5, wibble), given=f.double().numpy()) for p, f in zip(to_plain(x), given)))
+
+
+@pytest.mark.parametrize("wibble", [1.1, 1.7, 2, 3])
+@pytest.mark.parametrize("h, w", [(8, 8), (28, 28), (40, 9), (130, 200), (300, 20)])
+def test_a_corner_of_fog_is_that_of_the_whole_map(wibble, h, w):
+    draws = lambda: C._Draws(torch.randint(2**62, (5,), generator=seeded()), "cpu")
+    size = 2 * (C._fog_size(h, w),)
+    whole, after, how = C._plasma(draws().uniform(*size, low=-1, high=1), wibble), draws(), draws()
+    corner = C._plasma_corner(how, h, w, wibble)
+    assert (corner - whole[:, :h, :w]).abs().max() < 1 / 500
+    after.uniform(*size)
+    assert torch.equal(how.bits(3), after.bits(3))
 
 
 @pytest.mark.parametrize("c", [(0.6, 1, 1), (1, 2, 3), (1.5, 4, 2)])
@@ -443,7 +463,7 @@ def test_noise_has_the_variance_it_says():
 def test_poisson_numbers_have_the_poisson_distribution(rate, c):
     draws = C._Draws(torch.randint(2**62, (1000,), generator=seeded()), "cpu")
     x = torch.full((1000, 1, 16, 16), rate)
-    k = C._poisson(x, c, draws.uniform(1, 16, 16), draws.uniform(1, 16, 16)).flatten().numpy()
+    k = C._poisson(x, c, lambda: draws.uniform(1, 16, 16)).flatten().numpy()
     if rate == 0:
         assert not k.any()
         return
@@ -489,13 +509,13 @@ def test_plain_noise_is_that_of_its_variance():
 )
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
 def test_severity_means_further_from_the_image(name, calibration):
-    if (name, calibration) == ("glass_blur", "cifar_c"):
-        pytest.skip("CIFAR-10-C's own glass severities are not ordered: severity 4 blurs less than 3")
     for channels, size in ((1, 28), (3, 32)):
-        x = pictures(100, channels, size)
+        x = digits(90, channels, size)
         far = [(corrupt(x, name, s, calibration, seeded()) - x).abs().mean().item() for s in range(1, 6)]
         if name == "defocus_blur" and calibration == "cifar_c":
             far = far[:1] + far[3:]  # radii below 1 are one pixel, and the smoothing of 4 is weaker than that of 3
+        if (name, calibration) == ("glass_blur", "cifar_c"):
+            far = [max(far[:3]), min(far[3:])]  # ordered by sweeps alone: severity 4 blurs less than 3
         assert all(a <= b for a, b in zip(far, far[1:])), far
         assert far[0] > 1e-3
 
