@@ -93,12 +93,19 @@ class Ball:
         clip: bool = True,  # Keep to [0, 1]
     ):
         self.x, self.eps, self.norm, self.clip = x, eps, check_choice(norm, ("linf", "l2"), "norm"), clip
-        self.lo, self.hi = (v.clamp_(0, 1) if clip else v for v in (x - eps, x + eps))
 
     def __getitem__(self, rows):
-        part = copy.copy(self)
-        part.x, part.lo, part.hi = self.x[rows], self.lo[rows], self.hi[rows]
-        return part
+        return Ball(self.x[rows], self.eps, self.norm, self.clip)
+
+    @functools.cached_property
+    def lo(self) -> Tensor:
+        "The lowest value that each pixel may take."
+        return (self.x - self.eps).clamp_(min=0) if self.clip else self.x - self.eps
+
+    @functools.cached_property
+    def hi(self) -> Tensor:
+        "The highest."
+        return (self.x + self.eps).clamp_(max=1) if self.clip else self.x + self.eps
 
     def project(self, a: Tensor) -> Tensor:
         "The nearest allowed images."
@@ -116,9 +123,13 @@ class Ball:
         return g.div_(_length(g).clamp_(min=TINY))
 
     def step(self, a: Tensor, g: Tensor, size) -> Tensor:
-        "From `a` a move of length `size` (a number, or one for each image) along `g`, put back into the ball."
-        a = self.direction(g).mul_(size).add_(a)
-        return a.clamp_(self.lo, self.hi) if self.norm == "linf" else self.project(a)
+        "From `a` a move of length `size` (a number, or one for each image) along `g`, put back; overwrites `g`."
+        if self.norm == "l2":
+            return self.project(self.direction(g).mul_(size).add_(a))
+        a, inside = g.sign_().mul_(size).add_(a), a is self.x and isinstance(size, float) and size <= self.eps
+        if inside:
+            return a.clamp_(0, 1) if self.clip else a
+        return a.clamp_(self.lo, self.hi)
 
 # %% ../nbs/foundations/05_attacks.ipynb #cd067a1f
 def _int64(v):
@@ -229,7 +240,7 @@ class State(SimpleNamespace):
 
 @dataclass
 class Attacked:
-    "What an attack found, a row an image; `gradients` and `queries` (forward passes) are what it spent on that image."
+    "What an attack found, a row an image, and what it spent on that image."
 
     x: Tensor  # Images, inside the ball
     correct: Tensor  # Whether they are given their label
@@ -237,8 +248,8 @@ class Attacked:
     margin: Tensor  # `margin_of` their logits
     loss: Tensor  # Cross-entropy of their label, nats
     reached: Tensor  # Whether the attack got what it wanted
-    gradients: Tensor
-    queries: Tensor
+    gradients: Tensor  # Gradients taken
+    queries: Tensor  # Forward passes
 
 # %% ../nbs/foundations/05_attacks.ipynb #61e84b8e
 class Threat:
@@ -257,7 +268,7 @@ class Threat:
         clip: bool = True,  # Keep to [0, 1]
         seed: int = 0,  # Of the random starts
         ids: Tensor | None = None,  # A number for each image, its place in `x` if None
-        share: bool = True,  # Reuse the clean images' gradient over the curve
+        share: bool = False,  # Keep the clean images' gradient for the next `eps`
     ):
         self.x, self.y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
         self.oracle, self.seed = Oracle(net, y, eot), seed
@@ -302,7 +313,7 @@ class Threat:
             return self.oracle.gradient(s.a, s.y, loss, s.target)
         if loss not in self.kept:
             self.kept[loss] = self.oracle.gradient(self.x, self.y, loss)
-        return self.kept[loss] if len(s.i) == len(self.x) else tuple(v[s.i] for v in self.kept[loss])
+        return tuple(v[s.i] for v in self.kept[loss])
 
 # %% ../nbs/foundations/05_attacks.ipynb #8faa4de3
 class Search:
@@ -340,7 +351,7 @@ class Search:
         else:
             self.found[i] = s.a[rows]
         self.gradients[i] += s.gradients
-        self.queries[i] += s.queries
+        self.queries[i] += s.queries + self.threat.oracle.eot  # the verdict's
 
     def leave(self, s: State, broken: Tensor | None = None) -> bool:
         "Let the broken images go; whether nobody is left."
@@ -388,12 +399,12 @@ def worst_images(
         s = State(i=i, y=threat.y[rows], ids=threat.ids[rows], ball=search.ball[rows], gradients=0, queries=0)
         s.a, s.seed, s.target = s.ball.x, threat.seed, None if threat.target is None else threat.target[rows]
         attack(search, s, r)
-        search.queries[rows] += threat.oracle.eot
         search.keep(i, threat.oracle.logits(search.found[rows]))
     z = search.logits if threat.oracle.eot == 1 else threat.oracle.logits(search.best)
     guess, margin, loss = z.argmax(1), margin_of(z, threat.y), F.cross_entropy(z, threat.y, reduction="none")
-    won = threat.wins(everybody, z)
-    return Attacked(search.best, guess == threat.y, guess, margin, loss, won, search.gradients, search.queries)
+    right = guess == threat.y
+    won = ~right if threat.target is None else guess == threat.target
+    return Attacked(search.best, right, guess, margin, loss, won, search.gradients, search.queries)
 
 # %% ../nbs/foundations/05_attacks.ipynb #a85f1a00
 class PGD:
@@ -428,7 +439,7 @@ class PGD:
             if self.momentum:
                 g = s.g / s.g.abs().mean((1, 2, 3), keepdim=True).clamp_(min=TINY)
                 s.m = g.add_(s.m, alpha=self.momentum) if k else g
-            s.a = s.ball.step(s.a, s.m if self.momentum else s.g, step)
+            s.a = s.ball.step(s.a, s.m.clone() if self.momentum else s.g, step)
         search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #79053d77
@@ -528,7 +539,7 @@ class APGD(AdaptiveStep):
         search.gradient(s, self.loss)
         if search.leave(s):
             return
-        s.best, s.best_g, s.best_value, s.last = s.a, s.g, s.value, s.value
+        s.best, s.best_g, s.best_value, s.last = s.a, s.g.clone(), s.value, s.value
         s.worst, s.worst_value, s.broken = s.a, s.value, search.threat.wins(s.i, s.logits)
         s.rises, s.cut, done = torch.zeros_like(s.value), torch.ones_like(s.broken), 0
         for k in range(1, self.steps + 1):
@@ -778,7 +789,7 @@ def attack_images(
     y, seed = _check(net, x, y, generator)
     made, rules = make_attack(attack, **options)
     with untouched(net, mode):
-        threat = Threat(net, x, y, seed=seed, share=mode == "eval", **rules)
+        threat = Threat(net, x, y, seed=seed, **rules)
         return worst_images(threat, made, check_number(eps, "eps", 0))
 
 # %% ../nbs/foundations/05_attacks.ipynb #66810053
@@ -804,11 +815,11 @@ def attack_curve(
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"`eps` must hold at least one radius, and none twice, got {eps!r}")
     made, rules = make_attack(attack, **options)
-    target, frames = rules.pop("target", None), []
+    target, frames, share = rules.pop("target", None), [], mode == "eval" and len(radii) > 1
     with untouched(net, mode):
         for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
             part = target[ids] if isinstance(target, Tensor) else target
-            threat = Threat(net, x[ids], y[ids], target=part, seed=seed, ids=ids, share=mode == "eval", **rules)
+            threat = Threat(net, x[ids], y[ids], target=part, seed=seed, ids=ids, share=share, **rules)
             frames += [_rows(worst_images(threat, made, e), ids, e, target is not None) for e in radii]
     rows = pd.concat(frames).sort_values(["eps", "image"], ignore_index=True)
     broken = ~rows["correct"].to_numpy().reshape(len(radii), -1)

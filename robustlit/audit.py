@@ -107,7 +107,7 @@ def _range(s):
     now = s.percent(s.x)
     others = {name: s.percent(x) for name, x in _other_ranges(s.x).items()}
     best = max(others, key=others.get)
-    if others[best] >= now + 10:
+    if others[best] >= now + 10 and 100 - others[best] <= (100 - now) / 2:
         return (
             True,
             f"{now:.1f} % right on images in [0, 1], but {others[best]:.1f} % on the same {best}: put that into the model",

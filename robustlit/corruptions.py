@@ -10,6 +10,7 @@ __all__ = ['GROUPS', 'CORRUPTIONS', 'CALIBRATIONS', 'COMPAT', 'GREY', 'blur', 'c
 
 # %% ../nbs/foundations/06_corruptions.ipynb #651c295d
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -194,11 +195,9 @@ def _grey(x: Tensor) -> Tensor:
 # %% ../nbs/foundations/06_corruptions.ipynb #d9d7fadf
 def _grid(rows: Tensor, columns: Tensor, border: str) -> Tensor:
     "Pixel coordinates (n, h, w) of an image of that size, as `grid_sample` counts them."
-    h, w = rows.shape[-2:]
     half = 0.5 if border == "reflect" else 0.0
-    at = torch.stack([columns.clamp(-4 * w, 5 * w), rows.clamp(-4 * h, 5 * h)], -1)
-    size = at.new_tensor([w, h]) - 1 + 2 * half
-    return (at + half) * (2 / size) - 1
+    scaled = lambda at, n: at.clamp(-4 * n, 5 * n).add_(half).mul_(2 / (n - 1 + 2 * half)).sub_(1)
+    return torch.stack([scaled(columns, columns.shape[-1]), scaled(rows, rows.shape[-2])], -1)
 
 
 def _read(x: Tensor, rows: Tensor, columns: Tensor, border: str) -> Tensor:
@@ -225,34 +224,32 @@ def _speckle_noise(x, c, how):
 @_corruption("share", (0.03, 0.06, 0.09, 0.17, 0.27), cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07))
 def _impulse_noise(x, c, how):
     u = how.uniform(*x.shape[1:])
-    return torch.where(u < c, (u < c / 2).to(x.dtype), x)
+    return x.masked_fill(u < c, 1).masked_fill_(u < c / 2, 0)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #ea91d611
 @lru_cache(32)
 def _poisson_table(c, levels=256, bins=1024):
-    "Distribution functions at `levels` rates from 0 to `c`, and their quantiles at `bins` probabilities."
+    "Distribution functions at `levels` rates from 0 to `c`, their quantiles at `bins` probabilities, the functions there."
     rates = c * np.arange(levels) / (levels - 1)
     cdf = stats.poisson.cdf(np.arange(int(c + 9 * math.sqrt(c) + 20)), rates[:, None])
     cdf = torch.as_tensor(cdf, dtype=torch.float32)
     first = torch.searchsorted(cdf, (torch.arange(bins) / bins).expand(levels, bins).contiguous(), right=True)
-    return cdf, first
+    return cdf, first.float(), cdf.gather(1, first)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #d1906cc8
 def _poisson(x, c, draw):
     "Poisson numbers of rate `c` `x`; `draw` gives a uniform number a pixel and is called at most twice."
-    cdf, first = (t.to(x.device) for t in _poisson_table(c))
-    u, level = draw(), (x * 255 + 1e-3).floor()
-    row, width = level.long(), cdf.shape[1]
-    k = first.take((row * first.shape[1]).add_((u * first.shape[1]).long()))
-    rest, row, u, k = slice(None), row.flatten().mul_(width), u.flatten(), k.flatten()
-    while True:
-        above = u[rest] >= cdf.take(row[rest] + k[rest])
-        rest = above.nonzero()[:, 0] if isinstance(rest, slice) else rest[above]
-        rest = rest[k[rest] < width - 1]
-        if not len(rest):
-            break
+    cdf, first, edge = (t.to(x.device) for t in _poisson_table(c))
+    u, level, width, bins = draw(), (x * 255 + 1e-3).floor(), cdf.shape[1], first.shape[1]
+    at = (level * bins).add_((u * bins).floor_()).long()
+    k, rest = first.take(at).flatten(), (u >= edge.take(at)).flatten().nonzero()[:, 0]
+    row, u = at.flatten()[rest] // bins * width, u.flatten()[rest]
+    while len(rest):
         k[rest] += 1
-    return k.view(x.shape).float() + _small_poisson((x * 255 - level) * (c / 255), 4e-3 * c / 255, draw)
+        more = k[rest]
+        more = (more < width - 1) & (u >= cdf.take(row + more.long()))
+        rest, row, u = rest[more], row[more], u[more]
+    return k.view(x.shape) + _small_poisson((x * 255 - level) * (c / 255), 4e-3 * c / 255, draw)
 
 
 def _small_poisson(rate, least, draw):
@@ -367,12 +364,16 @@ def _motion_blur(x, c, how):
     return out.flip(1) if "bgr_motion" in how.compat else out
 
 # %% ../nbs/foundations/06_corruptions.ipynb #da973164
-@lru_cache(1024)
-def _zoom_matrix(n, factor):
-    "The (n, n) matrix that magnifies the centre of a row of pixels bilinearly."
+def _zoom_sizes(n, factor):
+    "How many pixels of a row are kept, and to how many they grow."
     crop = math.ceil(n / factor)
-    size, start = round(crop * factor), (n - crop) // 2
-    at = (np.arange(n) + (size - n) // 2) * (crop - 1) / (size - 1)
+    return crop, round(crop * factor)
+
+
+@lru_cache(1024)
+def _zoom_matrix(n, crop, size):
+    "The (n, n) matrix that magnifies the centre of a row of pixels bilinearly."
+    start, at = (n - crop) // 2, (np.arange(n) + (size - n) // 2) * (crop - 1) / (size - 1)
     low, m = np.floor(at).astype(int), np.zeros((n, n))
     np.add.at(m, (np.arange(n), start + low), 1 - at + low)
     np.add.at(m, (np.arange(n), start + np.minimum(low + 1, crop - 1)), at - low)
@@ -380,17 +381,21 @@ def _zoom_matrix(n, factor):
 
 
 def _magnify(x, factor):
-    return _apply(x, _zoom_matrix(x.shape[-2], factor), _zoom_matrix(x.shape[-1], factor))
+    return _apply(x, *(_zoom_matrix(n, *_zoom_sizes(n, factor)) for n in x.shape[2:]))
 
-
+# %% ../nbs/foundations/06_corruptions.ipynb #33bf6cd9
 @_corruption(
     "start stop step",
     ((1, 1.11, 0.01), (1, 1.16, 0.01), (1, 1.21, 0.02), (1, 1.26, 0.02), (1, 1.31, 0.03)),
     cifar_c=((1, 1.06, 0.01), (1, 1.11, 0.01), (1, 1.16, 0.01), (1, 1.21, 0.01), (1, 1.26, 0.01)),
 )
 def _zoom_blur(x, c, how):
-    factors = np.arange(*c)
-    return (x + sum(_magnify(x, float(f)) for f in factors)) / (len(factors) + 1)
+    factors = np.arange(*c).tolist()
+    times = Counter(tuple(_zoom_sizes(n, f) for n in x.shape[2:]) for f in factors)
+    out = x.clone()
+    for sizes, count in times.items():
+        out.add_(_apply(x, *(_zoom_matrix(n, *s) for n, s in zip(x.shape[2:], sizes))), alpha=count)
+    return out.div_(len(factors) + 1)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #10003a89
 def _flakes(field, zoom, threshold, radius, sigma, angle):
@@ -611,9 +616,9 @@ def _affine_coordinates(jitter, h, w):
     corners = jitter.new_tensor([[1, 1], [1, -1], [-1, -1]]) * third + jitter.new_tensor([h // 2, w // 2])
     moved = torch.cat([corners + jitter, ones], 2)
     back = torch.linalg.solve_ex(moved, corners.expand(len(jitter), 3, 2))[0].nan_to_num(0, 1e4, -1e4)
-    rows, columns = torch.arange(h, device=jitter.device), torch.arange(w, device=jitter.device)
-    plane = torch.stack([*torch.meshgrid(rows, columns, indexing="ij"), torch.ones_like(rows[:, None] + columns)], -1)
-    return (plane.flatten(0, 1).to(back) @ back).view(-1, h, w, 2).unbind(-1)
+    rows, columns = torch.arange(h, device=jitter.device)[:, None], torch.arange(w, device=jitter.device)
+    down, right, start = (v[:, :, None, None] for v in back.unbind(1))
+    return ((down * rows) + (right * columns + start)).unbind(1)
 
 
 def _stretch(x, jitter, noise, strength, sigma, black=False):
@@ -621,8 +626,8 @@ def _stretch(x, jitter, noise, strength, sigma, black=False):
     h, w = x.shape[-2:]
     x = _read(x, *_affine_coordinates(jitter, h, w), "zeros" if black else "mirror")
     dy, dx = (blur(noise, sigma, "reflect", int(3 * sigma + 0.5)) * strength).unbind(1)
-    rows, columns = torch.arange(h, device=x.device)[:, None], torch.arange(w, device=x.device)
-    return _read(x, rows + dy, columns + dx, "zeros" if black else "reflect")
+    rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) for n in (h, w))
+    return _read(x, rows[:, None] + dy, columns + dx, "zeros" if black else "reflect")
 
 
 _elastic = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
@@ -712,36 +717,6 @@ def _jpeg_compression(x, c, how):
     return _round(rgb).clamp(0, 255) / 255
 
 # %% ../nbs/foundations/06_corruptions.ipynb #5da5a029
-def _grow(mask, diagonal=True):
-    "A boolean mask, one pixel wider."
-    rows, columns = mask.clone(), mask.clone() if not diagonal else None
-    rows[..., 1:] |= mask[..., :-1]
-    rows[..., :-1] |= mask[..., 1:]
-    source = rows if columns is None else mask
-    out = rows.clone()
-    out[..., 1:, :] |= source[..., :-1, :]
-    out[..., :-1, :] |= source[..., 1:, :]
-    return out
-
-
-def _thin(size, down, right, low):
-    "Where `size` of the gradient (`down`, `right`) is at least `low` and greatest across the edge; never on the rim."
-    w, out = size.shape[-1], torch.zeros_like(size, dtype=torch.bool)
-    inside = F.pad(size[..., 1:-1, 1:-1] >= low, (1, 1, 1, 1))
-    at = inside.flatten().nonzero()[:, 0]
-    s, d, r = (v.take(at) for v in (size, down, right))
-    same, d, r = d * r >= 0, d.abs_(), r.abs_()
-    steep = (d > r) | (~same & (d == r))
-    part = torch.minimum(d, r) / torch.maximum(d, r)
-    rest, side = 1 - part, same.long() * 2 - 1
-    straight, across = torch.where(steep, side * w, 1), side * w + 1
-    best = torch.ones_like(same)
-    for sign in (1, -1):
-        best &= size.take(at + sign * across) * part + size.take(at + sign * straight) * rest <= s
-    out.view(-1)[at[best]] = True
-    return out
-
-
 @lru_cache(64)
 def _gradients(n, sigma):
     "Matrices (n, n) that smooth a row of pixels, black outside and made up for, then take its slope and its mean."
@@ -752,19 +727,56 @@ def _gradients(n, sigma):
         smooth /= smooth.sum(1, keepdims=True)
     return [_band(n, np.array(v), "reflect") @ smooth for v in ([-1, 0, 1], [1, 2, 1])]
 
+
+@njit(cache=True, error_model="numpy")
+def _ridge(size, down, right, k, i, j):
+    "Whether the gradient at pixel (i, j) is at least as large as on either side of the edge through it."
+    d, r, s = abs(down[k, i, j]), abs(right[k, i, j]), size[k, i, j]
+    side = 1 if down[k, i, j] * right[k, i, j] >= 0 else -1
+    steep = (d > r) | ((d == r) & (side < 0))
+    part, di, dj = min(d, r) / max(d, r), side * steep, 1 - steep
+    one = size[k, i + side, j + 1] * part + size[k, i + di, j + dj] * (1 - part)
+    other = size[k, i - side, j - 1] * part + size[k, i - di, j - dj] * (1 - part)
+    return (one <= s) & (other <= s)
+
+
+@njit(cache=True, error_model="numpy")
+def _trace(size, down, right, low, high, weak, out):
+    "Mark in `out` (n, h, w) the ridges of at least `low` that touch, through others, one of at least `high`."
+    n, h, w = size.shape
+    stack = np.empty((h * w, 2), np.int64)
+    for k in range(n):
+        top = 0
+        for i in range(1, h - 1):
+            for j in range(1, w - 1):
+                if size[k, i, j] >= low and _ridge(size, down, right, k, i, j):
+                    weak[k, i, j] = True
+                    if size[k, i, j] >= high:
+                        out[k, i, j], stack[top, 0], stack[top, 1] = True, i, j
+                        top += 1
+        while top:
+            top -= 1
+            i, j = stack[top]
+            for a in range(i - 1, i + 2):
+                for b in range(j - 1, j + 2):
+                    if weak[k, a, b] and not out[k, a, b]:
+                        out[k, a, b], stack[top, 0], stack[top, 1] = True, a, b
+                        top += 1
+
 # %% ../nbs/foundations/06_corruptions.ipynb #535a8785
 def _edges(x, sigma, low=0.1, high=0.2):
     "A boolean batch, true on the edges of each channel."
-    x, (slope, mean), (slope_w, mean_w) = x.double(), *(_gradients(n, sigma) for n in x.shape[2:])
-    down, right = _apply(x, slope, mean_w), _apply(x, mean, slope_w)
+    flat, ((slope, mean), (slope_w, mean_w)) = x.cpu().double(), (_gradients(n, sigma) for n in x.shape[2:])
+    down, right = _apply(flat, slope, mean_w), _apply(flat, mean, slope_w)
     size = (down**2 + right**2).sqrt()
-    weak = _thin(size, down, right, low)
-    strong, before = weak & (size >= high), None
-    while before is None or not torch.equal(before, strong):
-        before = strong
-        for _ in range(4):
-            strong = _grow(strong) & weak
-    return strong
+    weak, out = torch.zeros_like(size, dtype=torch.bool), torch.zeros_like(size, dtype=torch.bool)
+    _trace(
+        *(t.flatten(0, 1).numpy() for t in (size, down, right)),
+        low,
+        high,
+        *(t.flatten(0, 1).numpy() for t in (weak, out)),
+    )
+    return out.to(x.device)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #53a5b507
 @_corruption("", (None,) * 5)
@@ -772,6 +784,17 @@ def _canny_edges(x, c, how):
     return _edges(x, 1.0).to(x.dtype)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #290e5154
+def _grow(mask, diagonal=True):
+    "A boolean mask, one pixel wider."
+    rows = mask.clone()
+    rows[..., 1:] |= mask[..., :-1]
+    rows[..., :-1] |= mask[..., 1:]
+    source, out = rows if diagonal else mask, rows.clone()
+    out[..., 1:, :] |= source[..., :-1, :]
+    out[..., :-1, :] |= source[..., 1:, :]
+    return out
+
+
 def _steps_from(mask, most=20):
     "Distance of each pixel from the mask, in octagonal steps, at most `most`."
     out = torch.zeros_like(mask, dtype=torch.uint8)
@@ -780,7 +803,7 @@ def _steps_from(mask, most=20):
         mask = _grow(mask, diagonal=i % 2 == 1)
     return out.float()
 
-
+# %% ../nbs/foundations/06_corruptions.ipynb #56b300d1
 _light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 _third = np.full(3, 1 / 3)
 
@@ -878,10 +901,10 @@ def _inverse(x, c, how):
 
 @_corruption("", (None,) * 5)
 def _stripe(x, c, how):
-    w = x.shape[-1]
-    column = torch.arange(w, device=x.device)
-    outer = (column < round(w / 4)) | (column >= w - round(w / 4))
-    return torch.where(outer, 1 - x, x)
+    x, quarter = x.clone(), round(x.shape[-1] / 4)
+    for outer in (x[..., :quarter], x[..., -quarter:]):
+        outer.neg_().add_(1)
+    return x
 
 # %% ../nbs/foundations/06_corruptions.ipynb #dff6f7ac
 def _stroke(x, how):

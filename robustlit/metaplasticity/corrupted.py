@@ -66,9 +66,11 @@ def percent_right(
 
 
 def _conditions(severities) -> list:
-    "All that is tried: order, reading, corruption and severity."
-    plain = [(o, "corrected", c, s) for o in ORDERS for c in REPORTED for s in severities]
-    return plain + [(o, "report", c, s) for o in ORDERS for c in CHANGED for s in severities]
+    "All that is tried (order, reading, corruption, severity): the report's order and reading at the lowest severity only."
+    least = min(severities)
+    camera = [("corrupt_first", "corrected", c, s) for c in REPORTED for s in severities]
+    report = [("permute_first", "corrected", c, least) for c in REPORTED]
+    return camera + report + [(o, "report", c, least) for o in ORDERS for c in CHANGED]
 
 
 def _tested(life, x, y, on, seen, about) -> list:

@@ -2,8 +2,9 @@
 
 Both sides start from the same 200 images as bytes and end with a float tensor. The loop is that of a data loader, as the
 published functions are used: a Pillow image to an array, the corruption, back to a Pillow image of bytes, to a tensor.
-`array` is the corruption alone, from a float array to a float array, without what surrounds it. The sides take turns; the
-best of several rounds counts, since other programs can only make one slower.
+`array` is the corruption alone, from a float array to a float array, without what surrounds it. The sides take turns, the
+best of several rounds counts, and the clock is the process's own (CPU seconds of all its threads), so that what else runs on
+the machine weighs on neither.
 Usage: python tests/bench/bench_corruptions.py [--images 200] [--rounds 7] [--threads 1] [--save]
 """
 
@@ -33,9 +34,9 @@ AT_LEAST = 20  # times the loop, geometric mean
 
 
 def seconds(f):
-    start = time.perf_counter()
+    start = time.process_time()
     f()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def pillow(image):
