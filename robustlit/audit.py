@@ -106,7 +106,7 @@ def _other_ranges(x: Tensor) -> dict:
 def _range(s):
     now = s.percent(s.x)
     others = {name: s.percent(x) for name, x in _other_ranges(s.x).items()}
-    best = max(others, key=others.get)
+    best = max(others, key=lambda name: others[name])
     if others[best] >= now + 10 and 100 - others[best] <= (100 - now) / 2:
         return (
             True,
@@ -345,7 +345,7 @@ def _scale(s):
         f"logits times {k:g}": s.percent(s.images("apgd_ce", model=Scaled(s.model, k), steps=50)) for k in (0.1, 10)
     }
     others = scaled | {"the margin as loss": s.under("pgd", steps=50, loss="cw")}
-    best = min(others, key=others.get)
+    best = min(others, key=lambda name: others[name])
     return others[best] < white - 5, f"the best attack leaves {white:.1f} %, with {best} {others[best]:.1f} %"
 
 # %% ../nbs/foundations/16_audit.ipynb #bd59441b

@@ -78,7 +78,7 @@ def _panel(ax, part: pd.DataFrame, clean: float):
     "One suite: accuracy against strength."
     many = part["stressor"].nunique() > 8
     for name, line in part.groupby("stressor", sort=False):
-        look = dict(color="0.75", lw=0.8) if many else dict(marker="o", label=name.replace("_", " "))
+        look = dict(color="0.75", lw=0.8) if many else dict(marker="o", label=str(name).replace("_", " "))
         ax.plot(line["strength"], line["accuracy"], **look)
     if many:
         mean = part.groupby("strength")["accuracy"].mean()
@@ -119,10 +119,11 @@ def _wide(rows: pd.DataFrame) -> str:
 
 
 def _audit_html(checks: pd.DataFrame) -> str:
+    cells = zip(checks["check"], checks["kind"], checks["red"], checks["finding"])
+    told_red = {True: "<span class=red>red</span>", False: "ok"}
     rows = [
-        f"<tr><td>{html.escape(c.check)}</td><td>{c.kind}</td><td>{'<span class=red>red</span>' if c.red else 'ok'}</td>"
-        f"<td>{html.escape(c.finding)}</td></tr>"
-        for c in checks.itertuples()
+        f"<tr><td>{html.escape(c)}</td><td>{k}</td><td>{told_red[r]}</td><td>{html.escape(f)}</td></tr>"
+        for c, k, r, f in cells
     ]
     told = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
     head = "<tr><th>check</th><th>kind</th><th></th><th>finding</th></tr>"

@@ -159,11 +159,11 @@ ATTACK_OPTIONS = dict(
 )
 
 
-def _attacked(model, x, y, seed, name, eps):
+def _attacked(model, x, y, seed, name, eps, options: dict):
     parts = []
     for i, (a, b) in enumerate(zip(x.split(250), y.split(250))):
         dice = torch.Generator().manual_seed(seed + i)
-        parts.append(attack_images(model, a, b, eps, name, generator=dice, **ATTACK_OPTIONS[name]).x)
+        parts.append(attack_images(model, a, b, eps, name, generator=dice, **options).x)
     return logits_of(model, torch.cat(parts))
 
 
@@ -176,7 +176,7 @@ def linf_suite(
     "Attacks in the maximum norm."
     radii = (0.05, 0.1, 0.2, 0.3) if x.shape[1] == 1 else (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
     chosen = [check_choice(a, ATTACK_OPTIONS, "attacks") for a in attacks]
-    run = lambda a, e: partial(_attacked, name=a, eps=e)
+    run = lambda a, e: partial(_attacked, name=a, eps=e, options=ATTACK_OPTIONS[a])
     return [Stressor("linf", a, e, "eps", run(a, e)) for a in chosen for e in (radii if eps is None else eps)]
 
 # %% ../nbs/foundations/08_stress.ipynb #b52b73dd

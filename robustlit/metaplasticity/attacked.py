@@ -42,14 +42,12 @@ def situations(
     )
 
 # %% ../../nbs/metaplasticity/12_attacked.ipynb #3a2f1918
-def _curves(net, x, y, seed) -> pd.DataFrame:
-    "Accuracy by attack and eps."
-    tables = []
-    for attack, options, eps, share in PROBES:
-        n, dice = max(1, int(len(x) * share)), torch.Generator().manual_seed(seed)
-        rows = attack_curve(net, x[:n], y[:n], eps, attack, generator=dice, **options)
-        tables.append(accuracy_by_eps(rows).assign(attack=attack, loss=options.get("loss", "")))
-    return pd.concat(tables).rename(columns=dict(images="n"))[["attack", "loss", "eps", "accuracy", "n"]]
+def _curve(net, x, y, seed, attack: str, options: dict, eps, share) -> pd.DataFrame:
+    "Accuracy by eps, on a share of the images."
+    n, dice = max(1, int(len(x) * share)), torch.Generator().manual_seed(seed)
+    rows = attack_curve(net, x[:n], y[:n], eps, attack, generator=dice, **options)
+    table = accuracy_by_eps(rows).assign(attack=attack, loss=options.get("loss", ""))
+    return table.rename(columns=dict(images="n"))[["attack", "loss", "eps", "accuracy", "n"]]
 
 # %% ../../nbs/metaplasticity/12_attacked.ipynb #c1a6cbc3
 @experiment(
@@ -76,8 +74,8 @@ def attacked(
     x, y = as_images(part.x_test[mixed]).to(device), part.y_test[mixed].to(device)
     for after, on, bn in situations(n_tasks):
         shown = permute(x, life.tasks[on - 1].permutation)
-        curves = _curves(life.at(after, on, bn), shown, y, seed)
-        tables.append(curves.assign(after=after, on=on, bn=bn))
+        net = life.at(after, on, bn)
+        tables += [_curve(net, shown, y, seed, *probe).assign(after=after, on=on, bn=bn) for probe in PROBES]
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/metaplasticity/12_attacked.ipynb #0f47ec47
