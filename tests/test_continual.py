@@ -1,0 +1,265 @@
+"Networks kept by the day, and the experiments that stress them."
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from robustlit.claims import known_claims
+from robustlit.data import as_images, load
+from robustlit.metaplasticity.attacked import PROBES, attacked, situations
+from robustlit.metaplasticity.audited import audited
+from robustlit.metaplasticity.continual import learned, networks_path
+from robustlit.metaplasticity.corrupted import CHANGED, REPORTED, corrupted, percent_right, permute, seen_by
+
+TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
+PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory, monkeypatch):
+    "Networks of these tests go where nobody else looks."
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path_factory.getbasetemp() / "runs"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def life(own_folder):
+    return learned(seed=3, **TINY)
+
+
+# Days
+
+
+def test_the_file_gives_the_same_networks(life):
+    again = learned(seed=3, **TINY)
+    assert again.made == life.made  # read, not trained
+    for a, b in zip(life.days, again.days):
+        assert all(torch.equal(v, b.weights[k]) for k, v in a.weights.items())
+    x = as_images(load("digits", valid=0).x_test[:50])
+    for after, on, bn in ((1, 1, "own"), (2, 1, "own"), (2, 1, "last"), (2, 2, "own")):
+        assert torch.equal(life.at(after, on, bn)(x), again.at(after, on, bn)(x))
+
+
+def test_a_fresh_process_predicts_the_same(life, tmp_path):
+    x = as_images(load("digits", valid=0).x_test[:50])
+    told = torch.cat([life.at(after, 1, bn)(x) for after in (1, 2) for bn in ("own", "last")])
+    torch.save(told, tmp_path / "told.pt")
+    code = (
+        "import torch; torch.set_num_threads(1)\n"
+        "from robustlit.metaplasticity.continual import learned\n"
+        "from robustlit.data import as_images, load\n"
+        f"life = learned(seed=3, **{TINY!r}); x = as_images(load('digits', valid=0).x_test[:50])\n"
+        "again = torch.cat([life.at(a, 1, b)(x) for a in (1, 2) for b in ('own', 'last')])\n"
+        f"print(torch.equal(again, torch.load({str(tmp_path / 'told.pt')!r})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split()[-1:] == ["True"], done.stderr
+
+
+def test_each_day_is_another_network(life):
+    first, last = (life.days[k].weights["1.weight"] for k in (0, 1))
+    assert not torch.equal(first, last)
+    life.at(1)
+    assert torch.equal(life.net.state_dict()["1.weight"], first)
+    life.at(2)
+    assert torch.equal(life.net.state_dict()["1.weight"], last)
+
+
+def test_the_hidden_weights_are_kept_not_their_signs(life):
+    assert life.days[0].weights["1.weight"].abs().unique().numel() > 100
+
+
+def test_own_and_last_batch_norm(life):
+    gain = "2.running_mean"
+    own, last = (life.at(2, 1, bn).state_dict()[gain].clone() for bn in ("own", "last"))
+    assert torch.equal(own, life.days[0].batch_norm[0]["running"]["2"]["running_mean"]) and not torch.equal(own, last)
+    assert torch.equal(life.at(1, 2, "own").state_dict()[gain], own)  # a task ahead has no batch norm yet
+
+
+def test_every_parameter_names_another_file(own_folder):
+    paths = {networks_path(PARAMETERS)}
+    others = dict(
+        meta=1.0, seed=4, n_tasks=3, width=33, epochs=3, batch_size=51, gamma_init="uniform01", network="real"
+    )
+    paths |= {networks_path(PARAMETERS | {k: v}) for k, v in others.items()}
+    assert len(paths) == 1 + len(others)
+    assert networks_path(PARAMETERS | dict(meta=1.350)) in paths
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda life: life.at(0), "`after`"),
+        (lambda life: life.at(1, 3), "`on`"),
+        (lambda life: life.at(1, 1, "mine"), "`bn`"),
+        (lambda life: life.at(1, 1, "own", "batch"), "`statistics`"),
+        (lambda life: learned(**TINY | dict(n_tasks=0)), "`n_tasks`"),
+        (lambda life: learned(**TINY | dict(network="spiking")), "`network`"),
+    ],
+)
+def test_bad_arguments(life, call, told):
+    with pytest.raises(ValueError, match=told):
+        call(life)
+
+
+# Corrupted
+
+
+def test_the_two_orders():
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    mixed = torch.randperm(784, generator=torch.Generator().manual_seed(1))
+    first, after = (seen_by(x, mixed, "gaussian_blur", 2, order) for order in ("permute_first", "corrupt_first"))
+    assert not torch.allclose(first, after, atol=0.05)
+    assert torch.equal(permute(permute(x, mixed), mixed.argsort()), x)
+    assert torch.equal(after, permute(seen_by(x, None, "gaussian_blur", 2), mixed))
+    for order in ("permute_first", "corrupt_first"):  # what works pixel by pixel does not care for the order
+        assert torch.allclose(
+            seen_by(x, mixed, "contrast", 1, order), permute(seen_by(x, None, "contrast", 1), mixed), atol=1e-6
+        )
+
+
+def test_the_reading_changes_what_it_says_and_nothing_else():
+    x = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    changed = {n for n in REPORTED if not torch.equal(seen_by(x, None, n, 1), seen_by(x, None, n, 1, reading="report"))}
+    assert changed == set(CHANGED)
+    blurred = seen_by(x, None, "gaussian_blur", 1, reading="report")
+    assert torch.allclose(seen_by(x.flip(3), None, "gaussian_blur", 1, reading="report"), blurred.flip(3), atol=1e-6)
+    assert torch.allclose(seen_by(x, None, "saturate", 1, reading="report"), 0.3 * x, atol=1e-6)
+
+
+def test_corrupted_rows(life):
+    rows = corrupted(seed=3, images=60, severities=(1, 3), **TINY)
+    keys = ["order", "reading", "corruption", "severity", "on", "bn"]
+    assert not rows.duplicated(keys).any() and rows.notna().all().all() and (rows.n == 60).all()
+    assert set(rows.corruption) == {"original", *REPORTED} and len(REPORTED) == 19
+    camera = rows[(rows.order == "corrupt_first") & (rows.reading == "corrected")]
+    assert set(camera.severity) == {1, 3} and set(rows[rows.order == "permute_first"].severity) == {1}
+    part = load("digits", valid=0).subset(n_test=60)
+    x, y = as_images(part.x_test), part.y_test
+    by_hand = percent_right(life.at(2, 2), permute(x, life.tasks[1].permutation), y)
+    assert rows.query("corruption == 'original' and on == 2").accuracy.tolist() == [by_hand] * 2
+    shown = seen_by(x, life.tasks[1].permutation, "snow", 3, seed=3)
+    chosen = camera.query("corruption == 'snow' and on == 2 and severity == 3 and bn == 'own'")
+    assert chosen.accuracy.item() == percent_right(life.at(2, 2), shown, y)
+
+
+def test_unknown_orders_and_readings():
+    x = torch.rand(2, 1, 28, 28)
+    for name, value in dict(order="sideways", reading="mine").items():
+        with pytest.raises(ValueError, match=f"`{name}`"):
+            seen_by(x, None, "fog", 1, **{name: value})
+
+
+# Attacked and audited
+
+
+def test_situations():
+    assert situations(1) == [(1, 1, "own")]
+    for n in (2, 6):
+        found = situations(n)
+        assert len(found) == len(set(found)) == (n - 1) + 2 * (n - 1) + 1
+        assert {on for after, on, _ in found if after == n} == set(range(1, n + 1))
+
+
+def test_attacked_rows(life):
+    rows = attacked(seed=3, images=60, **TINY)
+    assert not rows.duplicated(["after", "on", "bn", "attack", "loss", "eps"]).any()
+    assert len(rows) == len(situations(2)) * sum(len(eps) for _, _, eps, _ in PROBES)
+    table = rows[rows.attack == "fgsm"].pivot_table("accuracy", ["after", "on", "bn"], ["loss", "eps"])
+    part = load("digits", valid=0).subset(n_test=60)
+    clean = percent_right(life.at(1, 1), as_images(part.x_test), part.y_test)
+    assert table.loc[(1, 1, "own"), ("ce", 0.0)] == pytest.approx(clean)
+    assert (table["ce"][0.0] == table["nll_of_logits"][0.0]).all() and (table["ce"][0.3] <= table["ce"][0.0]).all()
+    pd.testing.assert_frame_equal(rows, attacked(seed=3, images=60, **TINY))
+
+
+def test_audited_rows(life):
+    rows = audited(seed=3, images=40, **TINY)
+    assert set(map(tuple, rows[["after", "on", "bn"]].to_numpy())) == {
+        (1, 1, "own"),
+        (2, 1, "own"),
+        (2, 1, "last"),
+        (2, 2, "own"),
+    }
+    assert (rows.groupby(["after", "on", "bn"]).check.nunique() == rows.check.nunique()).all()
+
+
+# Claims on made-up rows
+
+
+def claim_of(name):
+    return next(c for c in known_claims("metaplasticity") if c.id == name)
+
+
+def corruption_rows(early, last=90.0, camera=None):
+    "Rows as from `corrupted`: accuracy on early tasks by meta, the same for all corruptions, or by order."
+    rows = []
+    for seed in range(3):
+        for meta, value in early.items():
+            for name in REPORTED:
+                for order in ("permute_first", "corrupt_first"):
+                    readings = ("corrected", "report") if name in CHANGED else ("corrected",)
+                    for reading in readings:
+                        for on in range(1, 7):
+                            shown = (camera or early)[meta] if order == "corrupt_first" else value
+                            shown = shown if on < 6 else (last if not callable(last) else last(meta))
+                            about = dict(
+                                seed=seed, meta=meta, corruption=name, order=order, reading=reading, severity=1
+                            )
+                            rows.append(about | dict(on=on, n_tasks=6, bn="last", accuracy=shown + 0.1 * seed))
+    return pd.DataFrame(rows)
+
+
+def test_claims_on_corruptions():
+    early = {0.0: 13.0, 0.7: 38.0, 1.35: 42.0}
+    assert claim_of("A-5")(corruption_rows(early), "paper").passed
+    assert not claim_of("A-5")(corruption_rows(early | {0.7: 20.0}), "paper").passed
+    assert not claim_of("A-5")(corruption_rows(early | {1.35: 15.0}), "cpu").passed
+    flat = dict.fromkeys(early, 11.0)
+    found = claim_of("A-5b")(corruption_rows(flat, camera=early), "paper")
+    assert not found.passed and found.only_under == "permuting before corrupting"
+    assert claim_of("A-5b")(corruption_rows(flat), "paper").passed
+    falls = lambda meta: 80 - 20 * meta
+    assert claim_of("A-5c")(corruption_rows(early, falls), "paper").passed
+    assert not claim_of("A-5c")(corruption_rows(early, 80.0), "cpu").passed
+    assert not claim_of("A-6")(corruption_rows(early), "paper").passed
+
+
+def attack_rows(accuracy):
+    "Rows as from `attacked`, from a function of (after, bn, attack, eps, meta)."
+    rows = []
+    for seed in range(3):
+        for meta in (0.0, 0.7, 1.35):
+            for after, bn in ((1, "own"), (6, "own"), (6, "last")):
+                for attack, loss in (("fgsm", "nll_of_logits"), ("random_sign", "")):
+                    for eps in (0.0, 0.05, 0.1, 0.15, 0.2):
+                        value = accuracy(after, bn, attack, eps, meta) + 0.01 * seed
+                        about = dict(
+                            seed=seed, meta=meta, after=after, on=1, n_tasks=6, bn=bn, attack=attack, loss=loss, eps=eps
+                        )
+                        rows.append(about | dict(accuracy=value))
+    return pd.DataFrame(rows)
+
+
+def published(after, bn, attack, eps, meta):
+    if attack == "random_sign":
+        return 95.0
+    first = {0.0: 97.7, 0.05: 70.0, 0.1: 21.0, 0.15: 4.0, 0.2: 0.5}[eps]
+    return first if after == 1 or bn == "own" else first / 10
+
+
+def test_claims_on_attacks():
+    rows = attack_rows(published)
+    for name in ("A-7", "A-8", "A-10"):
+        assert claim_of(name)(rows, "paper").passed and claim_of(name)(rows, "cpu").passed
+    found = claim_of("A-9")(rows, "paper")
+    assert not found.passed and found.only_under == "the newest batch norm"
+    worse = attack_rows(lambda after, bn, *rest: published(after, "last", *rest))
+    assert claim_of("A-9")(worse, "paper").passed
+    ordered = attack_rows(lambda a, b, k, eps, meta: published(a, b, k, eps, meta) + 8 * meta)
+    assert not claim_of("A-8")(ordered, "paper").passed
+    weak = attack_rows(lambda a, b, k, eps, meta: 97.0)
+    assert not any(claim_of(n)(weak, "cpu").passed for n in ("A-7", "A-10"))
