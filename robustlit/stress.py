@@ -7,7 +7,7 @@ Docs: https://robustlit.github.io/robustlit/foundations/stress.html.md"""
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'calibration_error', 'measures', 'logits_of', 'look_like_probabilities', 'check_model',
            'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite', 'fault_suite', 'noise_blur_suite',
-           'stress', 'corruption_error']
+           'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/foundations/08_stress.ipynb #60dfaf6d
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attacks import attack_images
-from .checks import check_choice, check_images, check_int, check_labels
+from .checks import check_choice, check_images, check_int, check_labels, check_number
 from .corruptions import GROUPS, blur, corrupt, noise
 from .data import Dataset, as_images
 from .faults import WHERE, faulty
@@ -252,6 +252,25 @@ def stress(
             about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
             rows.append(about | measures(s.run(model, x, y, seed), y))
     return pd.DataFrame(rows)
+
+# %% ../nbs/foundations/08_stress.ipynb #debc3f38
+def eps_area(
+    eps: np.ndarray,  # Radii (k,), rising, at least two above 0
+    accuracy: np.ndarray,  # Percent (k,)
+    floor: float = 1e-4,  # Smallest accuracy that counts, as a share
+) -> dict:  # `log` and `raw`, from 0 to 1
+    "Area under accuracy against eps, on logarithmic axes and on plain ones (final report, figure 6)."
+    eps, share = np.asarray(eps, float), np.asarray(accuracy, float) / 100
+    if eps.ndim != 1 or eps.shape != share.shape or (np.diff(eps) <= 0).any() or (eps > 0).sum() < 2 or eps.min() < 0:
+        raise ValueError("`eps` must rise from 0 or more, with two radii above 0, and `accuracy` have a value for each")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(
+            f"`accuracy` must be percent from 0 to 100, got {100 * share.min():g} to {100 * share.max():g}"
+        )
+    eps = np.maximum(eps, 0.9 * eps[eps > 0].min())
+    share, log_eps = share.clip(check_number(floor, "floor", 1e-300, 0.5)), np.log(eps)
+    area = np.trapezoid(np.log(share / floor), log_eps) / (log_eps[-1] - log_eps[0])
+    return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/foundations/08_stress.ipynb #e01d12e5
 def _errors(rows: pd.DataFrame) -> tuple:

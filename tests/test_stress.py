@@ -20,6 +20,7 @@ from robustlit.stress import (
     calibration_error,
     check_model,
     corruption_error,
+    eps_area,
     images_and_labels,
     logits_of,
     measures,
@@ -113,6 +114,24 @@ def test_corruption_error_by_hand():
     assert table.loc["fog"].tolist() == pytest.approx([100 * 40 / 50, 100 * 30 / 30])
     assert table.loc["mean", "error"] == pytest.approx((80 + 50) / 2)
     assert corruption_error(ours).loc["fog"].tolist() == pytest.approx([40, 30])
+
+
+def test_area_of_a_perfect_and_of_a_broken_classifier():
+    eps = [0, 1e-4, 1e-3, 1e-2, 0.1, 1.0]
+    assert eps_area(eps, [100] * 6) == pytest.approx(dict(log=1, raw=1))
+    assert eps_area(eps, [0.01, 0.005, 0, 0, 0, 0])["log"] == pytest.approx(0)
+    drop = eps_area(eps, [100, 100, 100, 100, 0, 0])["log"]
+    edges = np.log([0.9e-4, 1e-2, 0.1, 1.0])
+    assert drop == pytest.approx(((edges[1] - edges[0]) + (edges[2] - edges[1]) / 2) / (edges[3] - edges[0]))
+
+
+@pytest.mark.parametrize(
+    "eps, accuracy",
+    [([0, 0.1], [90, 80]), ([0.2, 0.1], [90, 80]), ([0.1, 0.2], [90]), ([0.1, 0.2], [90, 101]), ([-1, 1], [1, 1])],
+)
+def test_area_of_what_is_no_curve(eps, accuracy):
+    with pytest.raises(ValueError, match="must"):
+        eps_area(eps, accuracy)
 
 
 # Nothing is changed
