@@ -86,19 +86,19 @@ def _panel(ax, part: pd.DataFrame, clean: float):
     ax.axhline(clean, ls=":", color="0.5", label="clean")
     if part["unit"].iloc[0] == "rate":
         ax.set_xscale("log")
-    ax.set(xlabel=" or ".join(part["unit"].unique()), ylabel="accuracy (%)", ylim=(0, 101))
+    ax.set(xlabel=part["unit"].iloc[0], ylabel="accuracy (%)", ylim=(0, 101))
     ax.legend(fontsize=7)
 
 
 def stress_figure(
     rows: pd.DataFrame,  # From `robustlit.stress.stress`
 ) -> Figure:
-    "Accuracy against strength, a panel a suite."
-    suites = [s for s in rows["suite"].unique() if s != "clean"]
-    fig, axes = plt.subplots(1, len(suites), figsize=(4.2 * len(suites), 3.4), squeeze=False, layout="constrained")
-    for ax, suite in zip(axes[0], suites):
-        _panel(ax, rows[rows["suite"] == suite], rows["accuracy"].iloc[0])
-        ax.set(title=TITLES.get(suite, suite))
+    "Accuracy against strength, a panel for each suite and unit."
+    parts = [part for _, part in rows[rows["suite"] != "clean"].groupby(["suite", "unit"], sort=False)]
+    fig, axes = plt.subplots(1, len(parts), figsize=(3.6 * len(parts), 3.2), squeeze=False, layout="constrained")
+    for ax, part in zip(axes[0], parts):
+        _panel(ax, part, rows["accuracy"].iloc[0])
+        ax.set(title=TITLES.get(part["suite"].iloc[0], part["suite"].iloc[0]))
     return fig
 
 # %% ../nbs/foundations/17_report.ipynb #33fe3748

@@ -3,8 +3,8 @@
 Both sides start from the same 200 images as bytes and end with a float tensor. The loop is that of a data loader, as the
 published functions are used: a Pillow image to an array, the corruption, back to a Pillow image of bytes, to a tensor.
 `array` is the corruption alone, from a float array to a float array, without what surrounds it. The sides take turns, the
-best of several rounds counts, and the clock is the process's own (CPU seconds of all its threads), so that what else runs on
-the machine weighs on neither.
+best of several rounds counts. With one thread the clock is the process's own (CPU seconds), so that what else runs on
+the machine weighs on neither; with more it is the wall's, on a machine that does nothing else.
 Usage: python tests/bench/bench_corruptions.py [--images 200] [--rounds 7] [--threads 1] [--save]
 """
 
@@ -33,17 +33,17 @@ SEVERITY = 3
 AT_LEAST = 20  # times the loop, geometric mean
 
 
-def seconds(f):
-    start = time.process_time()
+def seconds(f, clock):
+    start = clock()
     f()
-    return time.process_time() - start
+    return clock() - start
 
 
 def pillow(image):
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def measure(name, x, calibration, rounds):
+def measure(name, x, calibration, rounds, clock):
     "Best seconds of the batch, the loop, and the loop's arithmetic alone, in turns."
     c = corruptions._known[name].table[calibration][SEVERITY - 1]
     shape = (*x.shape[2:], x.shape[1])
@@ -58,7 +58,7 @@ def measure(name, x, calibration, rounds):
         lambda: [plain(image) for image in arrays],
     ]
     calls[0](), calls[0](), one(pictures[0])
-    return [min(times) for times in zip(*([seconds(call) for call in calls] for _ in range(rounds)))]
+    return [min(times) for times in zip(*([seconds(call, clock) for call in calls] for _ in range(rounds)))]
 
 
 def mean_ratio(part):
@@ -73,11 +73,11 @@ def main():
     parser.add_argument("--save", action="store_true", help=f"write the numbers to results/bench/{RESULTS.name}")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = []
+    clock, rows = time.process_time if args.threads == 1 else time.perf_counter, []
     for channels, side, calibration in CASES:
         x = (pictures(args.images, channels, side) * 255).round().byte()
         for name in CORRUPTIONS:
-            ours, loop, array = measure(name, x, calibration, args.rounds)
+            ours, loop, array = measure(name, x, calibration, args.rounds, clock)
             size = f"{side}x{side}x{channels}"
             rows.append((size, name, *(args.images / t for t in (ours, loop, array)), loop / ours, array / ours))
             print("{:8} {:18} {:>9,.0f}/s {:>9,.0f}/s {:>9,.0f}/s {:8.1f}x {:8.1f}x".format(*rows[-1]), flush=True)
