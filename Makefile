@@ -105,7 +105,10 @@ wheel: $(STAMP)
 	$(BIN)/python -c "$$site" > "$$("$$out/venv/bin/python" -c "$$site")/environment.pth"; \
 	$(BIN)/uv pip install --quiet --offline --no-deps --python "$$out/venv/bin/python" "$$out"/dist/*.whl; \
 	cd "$$out"; unset ROBUSTLIT_DATA; \
-	venv/bin/python -I -c "$$IMPORT_ALL"; venv/bin/robustlit --version; venv/bin/robustlit list
+	venv/bin/python -I -c "$$IMPORT_ALL"; venv/bin/robustlit --version; \
+	venv/bin/robustlit list > list; cat list; grep -q '^metaplasticity/forgetting' list; \
+	venv/bin/robustlit run forgetting -p n_tasks 1 > refused 2>&1 && exit 1; grep -q 'no parameter' refused; \
+	venv/bin/robustlit status > status; grep -q '^metaplasticity/forgetting *cpu *[1-9]' status
 
 bench: $(STAMP)
 	@set -e; for b in tests/bench/bench_*.py; do echo "== $$b"; $(BIN)/python $$b; done

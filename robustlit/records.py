@@ -644,6 +644,12 @@ def _folder(given: str | Path | None, what: str) -> Path:
     chosen = given or os.environ.get(f"ROBUSTLIT_{what.upper()}") or project_folder() / what
     return Path(chosen).expanduser().absolute()
 
+
+def _shipped() -> Path:
+    "The tables that came with the package: in a checkout its `results`, installed a folder beside the modules."
+    package = Path(robustlit.__file__).absolute().parent
+    return (package.parent if (package.parent / "settings.ini").is_file() else package) / "results"
+
 # %% ../nbs/foundations/10_records.ipynb #88580dbd
 class Store:
     "Where records lie: `runs`, a file a run, and `results`, a table an experiment."
@@ -654,6 +660,8 @@ class Store:
         results: str | Path = "",  # Folder of tables; by default `ROBUSTLIT_RESULTS` or the project's `results`
     ):
         self.runs, self.results = _folder(runs, "runs"), _folder(results, "results")
+        chosen = results or os.environ.get("ROBUSTLIT_RESULTS")
+        self._folders = [self.results] if chosen else [self.results, _shipped()]
 
     def __repr__(self):
         return f"Store(runs={str(self.runs)!r}, results={str(self.results)!r})"
@@ -667,9 +675,14 @@ class Store:
         found = [p for p in (self.runs / name).glob(f"{key}*.parquet") if _attempt(p)]
         return sorted(found, key=lambda p: (p.name.split(".")[0], _attempt(p)))
 
+    def read_path(self, name: str, suffix: str = ".parquet") -> Path:
+        "The table that is read: the project's, or where it has none the one that came with the package."
+        paths = [folder / f"{name}{suffix}" for folder in self._folders]
+        return next((p for p in paths if p.exists()), paths[0])
+
     def packed(self, name: str) -> list:
         "Records of the committed table; a damaged table is named in a warning and counts as empty."
-        path = self.table_path(name)
+        path = self.read_path(name)
         try:
             return _cached_table(str(path), path.stat().st_mtime_ns, path.stat().st_size)
         except FileNotFoundError:
@@ -690,24 +703,28 @@ class Store:
 
     def names(self) -> list:
         "Experiments that have records, for example 'metaplasticity/forgetting'."
-        tables = [p.relative_to(self.results).with_suffix("") for p in self.results.glob("*/*.parquet")]
+        tables = [p.relative_to(f).with_suffix("") for f in self._folders for p in f.glob("*/*.parquet")]
         runs = [p.parent.relative_to(self.runs) for p in self.runs.glob("*/*/*.parquet")]
         return sorted({p.as_posix() for p in tables + runs})
 
     def write(self, record: Record, force: bool = False) -> Record:
         "File a fresh record and return the one that counts: an earlier one stays unless `force` adds a newer attempt."
-        folder, key = self.runs / record.about["experiment"], record.about["key"]
-        table = record.table()
-        for attempt in itertools.count(1):
-            name = f"{key}.parquet" if attempt == 1 else f"{key}.{attempt}.parquet"
-            if _write_table(folder / name, table, exclusive=True):
-                return record
-            theirs = None if force else self.find(record.about["experiment"], key)
-            if theirs is not None:
-                return theirs
-        raise AssertionError
+        return _file(self, record, force)
 
 # %% ../nbs/foundations/10_records.ipynb #4bd6fa59
+def _file(store: Store, record: Record, force: bool) -> Record:
+    folder, key = store.runs / record.about["experiment"], record.about["key"]
+    table = record.table()
+    for attempt in itertools.count(1):
+        name = f"{key}.parquet" if attempt == 1 else f"{key}.{attempt}.parquet"
+        if _write_table(folder / name, table, exclusive=True):
+            return record
+        theirs = None if force else store.find(record.about["experiment"], key)
+        if theirs is not None:
+            return theirs
+    raise AssertionError
+
+# %% ../nbs/foundations/10_records.ipynb #7074c59a
 def _attempt(path: Path) -> int:
     "1 for `key.parquet`, 2 for `key.2.parquet`, 0 for other files."
     parts = path.name.split(".")
@@ -734,12 +751,8 @@ def _read_or_set_aside(path: Path) -> list:
         return []
 
 # %% ../nbs/foundations/10_records.ipynb #9b9654f7
-def _confirmed_path(store: Store, name: str) -> Path:
-    return store.results / f"{name}.confirmed.json"
-
-
 def _confirmations(store: Store, name: str) -> list:
-    path = _confirmed_path(store, name)
+    path = store.read_path(name, ".confirmed.json")
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
@@ -820,7 +833,7 @@ def confirm(
     told = [dict(record_digest=d, code_digest=today, why=why, when=when) for d in sorted(set(old))]
     text = json.dumps(_confirmations(store, exp.name) + told, indent=1) + "\n"
     if told:
-        _write_file(_confirmed_path(store, exp.name), lambda f: f.write(text.encode()))
+        _write_file(store.results / f"{exp.name}.confirmed.json", lambda f: f.write(text.encode()))
     return len(old)
 
 # %% ../nbs/foundations/10_records.ipynb #f5a8cc4c

@@ -276,7 +276,7 @@ def _record_path(store: Store, name: str, key: str) -> Path | None:
     if store.find(name, key) is None:
         return None
     fresh = store.run_paths(name, key)
-    return fresh[-1] if fresh else store.table_path(name)
+    return fresh[-1] if fresh else store.read_path(name)
 
 # %% ../nbs/foundations/13_sweeps.ipynb #2ac1d2e8
 def _report_outputs(executed: Path) -> list:
@@ -514,6 +514,9 @@ def main(
     except KeyboardInterrupt:
         print("\nstopped; what was recorded stays, the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1

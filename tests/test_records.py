@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import types
@@ -480,6 +481,24 @@ def test_project_folder_is_the_nearest_with_results(tmp_path, monkeypatch):
     assert Store().runs == inner / "runs"
     (tmp_path / "project" / "results").mkdir()
     assert Store().runs == tmp_path / "project" / "runs" and Store(runs="here").runs == inner / "here"
+
+
+def test_outside_a_project_the_packages_tables_are_read(tmp_path, monkeypatch, store):
+    recorded(slope, seed=1)
+    table = pack(slope)
+    package = tmp_path / "site-packages" / "robustlit"
+    (package / "results" / "local").mkdir(parents=True)
+    table.rename(package / "results" / "local" / table.name)
+    shutil.rmtree(store.results)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in ("ROBUSTLIT_RUNS", "ROBUSTLIT_RESULTS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(rec.robustlit, "__file__", str(package / "__init__.py"))
+    assert records(slope).seed.unique().tolist() == [1] and Store().names() == ["local/slope"]
+    recorded(slope, seed=1), recorded(slope, seed=2)
+    assert len(calls) == 2 and pack(slope) == tmp_path / "elsewhere" / "results" / "local" / "slope.parquet"
+    assert set(records(slope).seed) == {1, 2} and len(list(package.rglob("*.parquet"))) == 1
 
 
 def test_a_notebooks_function_belongs_to_its_module():

@@ -260,10 +260,14 @@ def test_interrupt_stops_the_kernels_too(tiny, store, tmp_path, capfd):
         wait(lambda: len(started(tmp_path)) == 1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where a shell started us with &
     watcher = threading.Thread(target=interrupt)
     watcher.start()
-    code = main(["sweep", tiny, "-g", "seed", "1:3", "--jobs", "1"])
-    watcher.join()
+    try:
+        code = main(["sweep", tiny, "-g", "seed", "1:3", "--jobs", "1"])
+        watcher.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     none_left(tmp_path)
     said = capfd.readouterr().err
     assert code == 130 and "the same command goes on from there" in said and "Traceback" not in said
