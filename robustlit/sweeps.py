@@ -281,7 +281,7 @@ def _record_path(store: Store, name: str, key: str) -> Path | None:
 # %% ../nbs/foundations/13_sweeps.ipynb #2ac1d2e8
 def _report_outputs(executed: Path) -> list:
     cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code" and tagged(c, "report")]
-    return [output for cell in cells for output in cell.outputs]
+    return [output for cell in cells if not tagged(cell, "records") for output in cell.outputs]
 
 
 def _report_text(outputs: list) -> str:
