@@ -5,10 +5,11 @@ published functions are used: a Pillow image to an array, the corruption, back t
 `array` is the corruption alone, from a float array to a float array, without what surrounds it. The sides take turns, the
 best of several rounds counts. With one thread the clock is the process's own (CPU seconds), so that what else runs on
 the machine weighs on neither; with more it is the wall's, on a machine that does nothing else.
-Usage: python tests/bench/bench_corruptions.py [--images 200] [--rounds 7] [--threads 1] [--save]
+Usage: python tests/bench/bench_corruptions.py [--images 200] [--rounds 7] [--threads 2] [--save]
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -69,7 +70,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200, help="images that both sides corrupt")
     parser.add_argument("--rounds", type=int, default=7, help="how often each side is measured")
-    parser.add_argument("--threads", type=int, default=1, help="of the batched side; the loop has one")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the batched side; the loop has one")
     parser.add_argument("--save", action="store_true", help=f"write the numbers to results/bench/{RESULTS.name}")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
