@@ -13,6 +13,7 @@ import html
 import importlib
 import io
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +62,10 @@ def named_model(
     if not isinstance(model, nn.Module):
         raise ValueError(f"`model`: {name} must give a torch.nn.Module, got {type(model).__name__}")
     if weights is not None:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, RuntimeError) as err:
+            raise ValueError(f"`weights`: {weights} must be a state dict as torch.save writes it") from err
         try:
             model.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
         except (RuntimeError, TypeError, AttributeError) as err:

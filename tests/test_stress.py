@@ -328,6 +328,9 @@ def test_named_model_errors(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(ValueError, match=told):
             named_model(name)
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(ValueError, match="must be a state dict"):
+        named_model("strange_net:make", tmp_path / "text.pt")
     torch.save(dict(other=torch.zeros(2)), tmp_path / "w.pt")
     with pytest.raises(ValueError, match="does not fit"):
         named_model("strange_net:make", tmp_path / "w.pt")

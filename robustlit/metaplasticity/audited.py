@@ -1,4 +1,4 @@
-"""Whether the attacks on these networks can be believed: the audit of every network behind a figure.
+"""Whether the attacks on these networks can be believed: the audit of the first day's and the last day's.
 
 Docs: https://robustlit.github.io/robustlit/metaplasticity/audited.html.md"""
 
