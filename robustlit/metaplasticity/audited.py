@@ -1,4 +1,4 @@
-"""Whether the attacks on these networks can be believed: the audit of the first day's and the last day's.
+"""Whether the attacks on these networks can be believed: the audit of every day's.
 
 Docs: https://robustlit.github.io/robustlit/metaplasticity/audited.html.md"""
 
@@ -19,7 +19,7 @@ from ..records import experiment
 
 # %% ../../nbs/metaplasticity/13_audited.ipynb #3aa55e85
 @experiment(
-    version=1,
+    version=2,
     smoke=dict(data="digits", n_tasks=3, width=128, epochs=25, batch_size=10, images=60),
     cpu=dict(data="mnist", n_tasks=6, epochs=6, batch_size=100, images=200),
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=200),
@@ -35,12 +35,13 @@ def audited(
     images: int = 200,  # Test images, stratified by class
     eps: float = 0.1,  # Radius of the attacks, in pixel units
 ) -> pd.DataFrame:  # after, on, bn, check, kind, red, finding, n (images)
-    "The audit of the first day's and the last day's network."
+    "The audit of every day's network on its own task, and of the last day's on the first."
     check_int(images, "images", 1)
     life, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
     part, device = load(data, valid=0).subset(n_test=images), life.tasks[0].x_test.device
     x, y = as_images(part.x_test).to(device), part.y_test.to(device)
-    for after, on, bn in ((1, 1, "own"), (n_tasks, 1, "own"), (n_tasks, 1, "last"), (n_tasks, n_tasks, "own")):
+    today = [(k, k, "own") for k in range(1, n_tasks + 1)]
+    for after, on, bn in today + [(n_tasks, 1, "own"), (n_tasks, 1, "last")]:
         found = audit(
             life.at(after, on, bn), (permute(x, life.tasks[on - 1].permutation), y), eps, images=None, seed=seed
         )
