@@ -1,5 +1,6 @@
-"The explorer in JupyterLab in a real browser: every cell runs, and moving a slider draws another picture."
+"The explorers in JupyterLab in a real browser: every cell runs, and moving a slider draws another picture."
 
+import json
 import os
 import shutil
 import socket
@@ -19,7 +20,6 @@ BROWSER = os.environ.get("CHROMIUM") or next(
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (apt-get install chromium)")
 TOKEN = "robustlit"
-PICTURE = ".jp-OutputArea-output img"
 
 
 def free_port():
@@ -28,7 +28,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def wait_for(url, process, log, seconds=90):
+def wait_for(url, process, log, seconds=240):
     "Until the server answers."
     end = time.monotonic() + seconds
     while time.monotonic() < end and process.poll() is None:
@@ -53,9 +53,14 @@ def lab(tmp_path_factory):
     env.pop("MPLBACKEND", None)  # kernels inherit it, and one without a picture draws none
     options = dict(port=port, ip="127.0.0.1", root_dir=work, open_browser=False, allow_root=True)
     words = [f"--ServerApp.{k}={v}" for k, v in options.items()] + [f"--IdentityProvider.token={TOKEN}"]
-    settings = work / "LAB_SETTINGS" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    settings = {
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},  # else cells out of sight are not in the page
+    }
+    for name, values in settings.items():
+        file = work / "LAB_SETTINGS" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(values))
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with log.open("w") as out:
         server = subprocess.Popen(
@@ -71,16 +76,24 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def browser():
     flags = "--no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking --disable-sync --no-first-run".split()
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=BROWSER, args=flags)
-        page = browser.new_page(viewport=dict(width=1400, height=1100))
-        page.set_default_timeout(180_000)
-        yield page
-        if shot := os.environ.get("ROBUSTLIT_SCREENSHOT"):
-            page.screenshot(path=shot)
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    "A page of its own for each test; `ROBUSTLIT_SCREENSHOT=a.png` keeps how it ended as a-name_of_the_test.png."
+    page = browser.new_page(viewport=dict(width=1400, height=1100))
+    page.set_default_timeout(180_000)
+    yield page
+    if shot := os.environ.get("ROBUSTLIT_SCREENSHOT"):
+        shot = Path(shot)
+        page.screenshot(path=shot.with_stem(f"{shot.stem}-{request.node.name}"))
+    page.close()
 
 
 def run_all(page, url):
@@ -93,35 +106,51 @@ def run_all(page, url):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
-def test_moving_sliders_redraws(lab, page):
-    run_all(page, f"{lab}/lab/tree/nbs/metaplasticity/20_explore.ipynb?token={TOKEN}&reset")
-    slider = page.locator(".widget-slider", has_text="severity")
+def explorer(page, lab, notebook):
+    "Run a notebook; its last cell, with the knobs and the picture."
+    run_all(page, f"{lab}/lab/tree/nbs/{notebook}?token={TOKEN}&reset")
     last = page.locator(".jp-Notebook .jp-CodeCell").last
     last.scroll_into_view_if_needed()
-    slider.wait_for()
+    last.locator(".widget-slider").first.wait_for()
     assert page.locator(".jp-OutputArea-output[data-mime-type*='stderr'] >> text=Traceback").count() == 0
-    picture = last.locator("img").first
-    picture.wait_for()
-    assert slider.locator(".widget-readout").inner_text() == "1"
+    last.locator("img").first.wait_for()
+    return last
 
-    def after(change):
-        before = picture.get_attribute("src")
-        change()
-        page.wait_for_function(
-            "([el, old]) => el.isConnected === false || el.src !== old", arg=[picture.element_handle(), before]
-        )
-        last.locator("img").first.wait_for()
-        assert last.locator("img").first.get_attribute("src") != before
 
-    after(
-        lambda: (
-            last.locator(".widget-dropdown", has_text="corruption").locator("select").select_option("gaussian_noise")
-        )
-    )
+def redraws(page, cell, change):
+    "Whether `change` makes another picture; waits for it."
+    picture = cell.locator("img").first
+    before = picture.get_attribute("src")
+    old = picture.element_handle()
+    change()
+    page.wait_for_function("([el, src]) => el.isConnected === false || el.src !== src", arg=[old, before])
+    cell.locator("img").first.wait_for()
+    return cell.locator("img").first.get_attribute("src") != before
 
-    def push():
-        slider.locator(".noUi-handle").focus()
-        page.keyboard.press("ArrowRight")
 
-    after(push)
-    assert slider.locator(".widget-readout").inner_text() == "2"
+def push(page, cell, name):
+    "Move a slider by one step; what it shows before and after."
+    slider = cell.locator(".widget-slider", has_text=name)
+    shown = slider.locator(".widget-readout")
+    before = shown.inner_text()
+    assert redraws(page, cell, lambda: slider.locator(".noUi-handle").press("ArrowRight"))
+    return before, shown.inner_text()
+
+
+def choose(page, cell, name, value):
+    "Take a value of a dropdown."
+    select = cell.locator(".widget-dropdown", has_text=name).locator("select")
+    assert redraws(page, cell, lambda: select.select_option(value))
+
+
+def test_two_readers_that_forget(lab, page):
+    cell = explorer(page, lab, "metaplasticity/20_explore.ipynb")
+    choose(page, cell, "corruption", "gaussian_noise")
+    assert push(page, cell, "severity") == ("1", "2")
+
+
+def test_a_reader_asleep(lab, page):
+    cell = explorer(page, lab, "sleep/20_explore.ipynb")
+    before, after = map(float, push(page, cell, "threshold"))
+    assert before < after
+    choose(page, cell, "stress", "blur")

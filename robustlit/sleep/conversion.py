@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..checks import check_number
-from ..data import as_images
-from .networks import Dropout
+from .networks import Dropout, as_floats
 from ..training import eval_mode
 
 # %% ../../nbs/sleep/02_conversion.ipynb #08a04fe4
@@ -206,7 +205,7 @@ def largest(
     try:
         with eval_mode(net):
             for part in x.split(batch_size):
-                net(as_images(part))
+                net(as_floats(part))
     finally:
         for h in handles:
             h.remove()

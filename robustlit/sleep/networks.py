@@ -6,9 +6,11 @@ Docs: https://robustlit.github.io/robustlit/sleep/networks.html.md"""
 
 # %% auto #0
 __all__ = ['READINGS', 'TRAINING', 'DROPOUT_KINDS', 'LOSSES', 'VIEWS', 'Dropout', 'reader', 'report_convnet', 'square_error',
-           'Pairs', 'descend', 'View']
+           'as_floats', 'Pairs', 'descend', 'View']
 
 # %% ../../nbs/sleep/01_networks.ipynb #fa662a5c
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,14 +20,14 @@ from ..data import as_images
 from ..training import Learner, Progress
 
 # %% ../../nbs/sleep/01_networks.ipynb #a5788209
-READINGS = dict(
-    authors=dict(bias=False, init="small", dropout="both", dropout_kind="classic"),
-    report=dict(bias=True, init="torch", dropout="first", dropout_kind="inverted"),
-)
-TRAINING = dict(
-    authors=dict(loss="square", lr=0.1, momentum=0.5, batch_size=100),
-    report=dict(loss="cross_entropy", lr=0.1, momentum=0.5, batch_size=128),
-)
+READINGS = {
+    "authors": cast(dict, dict(bias=False, init="small", dropout="both", dropout_kind="classic")),
+    "report": cast(dict, dict(bias=True, init="torch", dropout="first", dropout_kind="inverted")),
+}
+TRAINING = {
+    "authors": cast(dict, dict(loss="square", lr=0.1, momentum=0.5, batch_size=100)),
+    "report": cast(dict, dict(loss="cross_entropy", lr=0.1, momentum=0.5, batch_size=128)),
+}
 DROPOUT_KINDS = ("inverted", "classic", "always")
 
 
@@ -70,7 +72,7 @@ def reader(
     "A multilayer perceptron of the sleep paper; weights from torch's global generator."
     check_choice(init, ("small", "torch"), "init"), check_choice(dropout, ("both", "first", "none"), "dropout")
     sizes = [check_int(n_in, "n_in", 1), *hidden]
-    layers: list[nn.Module] = [nn.Flatten()]
+    layers = cast(list, [nn.Flatten()])
     for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
         layers += [_start(nn.Linear(a, check_int(b, "hidden", 1), bias), init), nn.ReLU()]
         if dropout == "both" or (dropout == "first" and k == 0):
@@ -101,6 +103,13 @@ def square_error(
 LOSSES = dict(square=square_error, cross_entropy=F.cross_entropy)
 
 # %% ../../nbs/sleep/01_networks.ipynb #b91980bc
+def as_floats(
+    x: Tensor,  # Images, uint8 or floats in [0, 1]
+) -> Tensor:  # Floats in [0, 1]
+    "Images as a network takes them; floats as they are."
+    return as_images(x) if x.dtype == torch.uint8 else x
+
+
 class Pairs:
     "Batches of float images and targets, in a new order in every pass."
 
@@ -119,7 +128,7 @@ class Pairs:
     def __iter__(self):
         order = torch.randperm(len(self.x), generator=self.generator).to(self.x.device)
         for ids in order.split(self.batch_size):
-            yield as_images(self.x[ids]), self.y[ids]
+            yield as_floats(self.x[ids]), self.y[ids]
 
 
 def descend(

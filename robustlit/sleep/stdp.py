@@ -23,8 +23,8 @@ from torch.nn.grad import conv2d_weight
 from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_images, check_int, check_number
-from ..data import as_images
 from .conversion import Stage, chain, drive_factors, forward_rectified, largest
+from .networks import as_floats
 
 # %% ../../nbs/sleep/03_stdp.ipynb #2cd58777
 RESETS = ("zero", "subtract", "none")
@@ -121,7 +121,7 @@ def image_dream(
 
     def frames(first, last, generator):
         ids = torch.arange(first, last) // steps_per_image % len(x)
-        return as_images(x[ids.to(x.device)])
+        return as_floats(x[ids.to(x.device)])
 
     return frames
 
@@ -131,7 +131,7 @@ def masked_mean_dream(
     side: int = 11,  # Of the window, in pixels
 ) -> Callable:  # (first, last, generator) to brightnesses (last - first, c, h, w)
     "The mean image seen through a window that jumps at every step, uniformly among all places inside the image (Tadros et al. 2022)."
-    mean = torch.stack([as_images(part).double().sum(0) for part in x.split(1000)]).sum(0) / len(x)
+    mean = torch.stack([as_floats(part).double().sum(0) for part in x.split(1000)]).sum(0) / len(x)
     h, w = mean.shape[-2:]
     side = check_int(side, "side", 1, min(h, w))
 
@@ -439,7 +439,7 @@ def _prepare(net: nn.Module, x: Tensor, rule: Rule) -> list:
     device = next(net.parameters(), torch.zeros(0)).device
     if x.device != device:
         raise ValueError(f"`x` must be on the network's device, {device}, got {x.device}")
-    stages = chain(net, as_images(x[:2]))
+    stages = chain(net, as_floats(x[:2]))
     if len(rule.thresholds) != len(stages):
         raise ValueError(
             f"`thresholds` must have one value for each of the {len(stages)} layers, got {len(rule.thresholds)}"
@@ -525,7 +525,7 @@ def sleep(
         raise ValueError("`engine` 'event' takes linear layers only; leave it 'auto' for convolutions")
     by_events = engine == "event" or (engine == "auto" and linear and x.device.type == "cpu")
     alpha = _alpha(net, stages, x, rule, s)
-    made = (EventEngine if by_events else TensorEngine)(stages, rule, alpha, as_images(x[:1]))
+    made = (EventEngine if by_events else TensorEngine)(stages, rule, alpha, as_floats(x[:1]))
     before = [stage.layer.weight.detach().double().clone() for stage in stages]
     frames = dream or image_dream(x, rule.steps_per_image)
     spikes, pixels, seen = _asleep(made, frames, rule, generator, check_int(watch, "watch", 0), x.device)
