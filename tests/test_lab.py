@@ -72,7 +72,7 @@ def lab(tmp_path_factory):
         yield url
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(120)
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ class Stage:
     "One layer of weights, and what happens to spikes on their way to it."
 
     name: str  # Of the layer, as in `named_modules`
-    layer: nn.Linear | nn.Conv2d
+    layer: nn.Linear | nn.Conv2d  # Of the network itself, not a copy
     before: list[Callable] = field(default_factory=list)  # Pooling, flattening: tensor to tensor
     rectified: bool = False  # Whether a rectifier follows
 

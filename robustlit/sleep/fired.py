@@ -24,7 +24,7 @@ STRETCHES = 20
 
 
 def by_stretch(
-    night: Night,
+    night: Night,  # From `sleep`
 ) -> pd.DataFrame:  # layer (from 1), stretch (from 1), spikes, rate (spikes a neuron and step, percent)
     "Spikes of each layer in each twentieth of the night."
     rows = []

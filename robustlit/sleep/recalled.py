@@ -85,8 +85,11 @@ def recalled(
     generator = set_seed(seed)
     tasks = class_pairs(data, per_task, generator)
     x, y = (torch.cat([getattr(t, part) for t in tasks]) for part in ("x_train", "y_train"))
-    net = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **READINGS["authors"] | dict(p=0.25)).to(x.device)
-    how, rows = cast(dict, TRAINING["authors"] | dict(batch_size=batch_size)), []
+    shape, how = (
+        cast(dict, READINGS["authors"] | dict(p=0.25)),
+        cast(dict, TRAINING["authors"] | dict(batch_size=batch_size)),
+    )
+    net, rows = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **shape).to(x.device), []
     if method == "joint":
         descend(net, x, y, epochs, generator=generator, **how)
         return pd.DataFrame(_tested(net, tasks, len(tasks), "learned"))

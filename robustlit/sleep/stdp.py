@@ -43,9 +43,7 @@ class Rule:
     scale: float = 2.193698  # Of the drive ("data") or of the weights ("weights")
     steps: int = 27105  # Length of the sleep
     dt: float = 0.001  # Length of a step, s
-    per_spike: float = (
-        2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); the authors' code has 2, a Poisson rate has 1
-    )
+    per_spike: float = 2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); a Poisson rate would have 1
     steps_per_image: int = 1  # How long each image is shown
     leak: float = 0.999  # What a membrane keeps of its charge in a step, 0 to 1
     gated: bool = True  # Whether changes are multiplied by g
@@ -147,7 +145,7 @@ def masked_mean_dream(
 # %% ../../nbs/sleep/03_stdp.ipynb #1e27c75d
 def spike_chance(
     x: Tensor,  # Brightness, 0 to 1
-    rule: Rule,
+    rule: Rule,  # Whose rate, step and factor count
 ) -> Tensor:  # 0 to 1
     "Probability that a pixel fires in one step."
     return (rule.per_spike * rule.dt * rule.rate * x).clamp(max=1)
@@ -254,7 +252,7 @@ class EventEngine:
     def __init__(
         self,
         stages: list,  # From `chain`, all linear
-        rule: Rule,
+        rule: Rule,  # How
         alpha: tuple,  # A factor a layer
         x: Tensor | None = None,  # Not needed; as `TensorEngine`
     ):
@@ -321,7 +319,7 @@ class TensorEngine:
     def __init__(
         self,
         stages: list,  # From `chain`
-        rule: Rule,
+        rule: Rule,  # How
         alpha: tuple,  # A factor a layer
         x: Tensor,  # One image, for the layers' shapes
         dtype: torch.dtype = torch.float64,  # Of weights and membranes
@@ -383,7 +381,7 @@ class TensorEngine:
 class Night:
     "What happened in a sleep."
 
-    rule: Rule
+    rule: Rule  # As it was slept
     names: list  # Of the layers
     alpha: tuple  # By which the drive of each was multiplied
     units: list  # Neurons of each
