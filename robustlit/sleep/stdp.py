@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_images, check_int, check_number
-from .conversion import Stage, chain, drive_factors, forward_rectified, largest
+from .conversion import Stage, chain, drive_factors, forward_rectified, largest, zeros_around
 from .networks import as_floats
 
 # %% ../../nbs/sleep/03_stdp.ipynb #2cd58777
@@ -64,6 +64,8 @@ class Rule:
         ).items():
             check_choice(getattr(self, name), choices, name)
         check_int(self.steps, "steps", 0), check_int(self.steps_per_image, "steps_per_image", 1)
+        if not isinstance(self.thresholds, tuple | list):
+            raise TypeError(f"`thresholds` must be a tuple, one value a layer, got {self.thresholds!r}")
         for theta in self.thresholds:
             check_number(theta, "thresholds", 1e-12)
         if self.rest_after is not None:
@@ -171,7 +173,12 @@ def _weaken(w, times, amount, gated, width):
 
 @njit(cache=True)
 def _catch_up(row, touched, counts, amount, gated, width):
-    "Bring the synapses of one input up to date."
+    "Bring the synapses of one input up to date, all of them."
+    if not gated:
+        for j in range(len(row)):
+            row[j] -= amount * (counts[j] - touched[j])
+            touched[j] = counts[j]
+        return
     for j in range(len(row)):
         if touched[j] != counts[j]:
             row[j] = _weaken(row[j], counts[j] - touched[j], amount, gated, width)
@@ -179,42 +186,66 @@ def _catch_up(row, touched, counts, amount, gated, width):
 
 # %% ../../nbs/sleep/03_stdp.ipynb #3c80f99a
 @njit(cache=True)
-def _add_columns(weights, touched, counts, active, n_active, drive, down, gated, width):
+def _catch_some(row, touched, counts, log, first, last, amount, gated, width):
+    "Bring those synapses of one input up to date whose neurons are in the log."
+    for p in range(first, last):
+        j = log[p % len(log)]
+        if touched[j] != counts[j]:
+            row[j] = _weaken(row[j], counts[j] - touched[j], amount, gated, width)
+            touched[j] = counts[j]
+
+
+@njit(cache=True)
+def _add_columns(layer, active, n_active, down, gated, width):
     "What the active inputs bring to each neuron."
+    weights, touched, counts, v, drive, log, read, written = layer
     drive[:] = 0.0
     for a in range(n_active):
-        row, seen = weights[active[a]], touched[active[a]]
-        _catch_up(row, seen, counts, down, gated, width)
+        i = active[a]
+        row, missed = weights[i], written[0] - read[i]
+        if missed > len(log) // 8:
+            _catch_up(row, touched[i], counts, down, gated, width)
+        elif missed:
+            _catch_some(row, touched[i], counts, log, read[i], written[0], down, gated, width)
+        read[i] = written[0]
         for j in range(len(row)):
             drive[j] += row[j]
 
 # %% ../../nbs/sleep/03_stdp.ipynb #5a2cc448
 @njit(cache=True)
-def _fire(v, drive, alpha, theta, leak, strict, reset, fired, counts):
-    "Move the membranes; the numbers of the neurons that fire go to `fired`."
-    n = 0
+def _fire(layer, n_active, alpha, theta, leak, strict, reset, fired):
+    "Move the membranes; the numbers of the neurons that fire go to `fired` and to the log."
+    weights, touched, counts, v, drive, log, read, written = layer
+    hit, n = 0, 0
     for j in range(len(v)):
-        v[j] = leak * v[j] + alpha * drive[j]
+        v[j] = leak * v[j] + (alpha * drive[j] if n_active else 0.0)
+        hit += v[j] >= theta
+    for j in range(len(v) if hit else 0):
         if v[j] > theta or (v[j] == theta and not strict):
             fired[n] = j
+            log[(written[0] + n) % len(log)] = j
             n += 1
             counts[j] += 1
             if reset == 0:
                 v[j] = 0.0
             elif reset == 1:
                 v[j] -= theta
+    written[0] += n
     return n
 
 
 @njit(cache=True)
-def _strengthen(weights, touched, counts, active, n_active, fired, n_fired, up, gated, width):
+def _strengthen(layer, active, n_active, fired, n_fired, up, gated, width):
     "Synapses whose input and neuron fired together."
+    weights, touched, counts, v, drive, log, read, written = layer
     for a in range(n_active):
-        row, seen = weights[active[a]], touched[active[a]]
+        i = active[a]
+        row, seen = weights[i], touched[i]
         for b in range(n_fired):
             j = fired[b]
             row[j] += up * (_gate(row[j], width) if gated else 1.0)
             seen[j] = counts[j]
+        read[i] = written[0]
 
 
 @njit(cache=True)
@@ -233,35 +264,39 @@ def _stretch(starts, inputs, state, numbers, plastic, counted, watched):
         active = inputs[starts[t] : starts[t + 1]]
         n_active = len(active)
         for k in range(len(state)):
-            weights, touched, counts, v, drive = state[k]
-            _add_columns(weights, touched, counts, active, n_active, drive, down, gated, width)
             fired = buffers[k]
-            n = _fire(v, drive, numbers[k, 0], numbers[k, 1], leak, strict, reset, fired, counts)
-            _strengthen(weights, touched, counts, active, n_active, fired, n, up, gated, width)
+            if n_active:
+                _add_columns(state[k], active, n_active, down, gated, width)
+            n = _fire(state[k], n_active, numbers[k, 0], numbers[k, 1], leak, strict, reset, fired)
+            if n:
+                _strengthen(state[k], active, n_active, fired, n, up, gated, width)
             counted[t, k] = n
             if t < len(watched[k][0]):
                 for b in range(n):
                     watched[k][0][t, fired[b]] = True
-                watched[k][1][t] = v
+                watched[k][1][t] = state[k][3]
             active, n_active = fired, n
 
 # %% ../../nbs/sleep/03_stdp.ipynb #05fbe8c3
+def _arrays(s: Stage) -> tuple:
+    "Weights (inputs, neurons), counts at their last touch, spikes of each neuron, membranes, drive, log, how far each input has read it, its length."
+    w = s.layer.weight.detach().double().cpu().numpy().T.copy()
+    n_in, n = w.shape
+    counts = np.zeros(w.shape, np.int32), np.zeros(n, np.int32)
+    return w, *counts, np.zeros(n), np.zeros(n), np.zeros(n, np.int64), np.zeros(n_in, np.int64), np.zeros(1, np.int64)
+
+
 class EventEngine:
     "Spikes through linear layers, at a cost in proportion to the spikes; on the CPU, in double precision."
 
     def __init__(
         self,
-        stages: list,  # From `chain`, all linear
+        stages: list,  # From `chain`, all linear, nothing between them
         rule: Rule,  # How
         alpha: tuple,  # A factor a layer
         x: Tensor | None = None,  # Not needed; as `TensorEngine`
     ):
-        def arrays(s):
-            w = s.layer.weight.detach().double().cpu().numpy().T.copy()
-            out = w.shape[1]
-            return w, np.zeros(w.shape, np.int32), np.zeros(out, np.int32), np.zeros(out), np.zeros(out)
-
-        self.state, self.rule = tuple(arrays(s) for s in stages), rule
+        self.state, self.rule = tuple(_arrays(s) for s in stages), rule
         self.units = [len(s[3]) for s in self.state]
         self.numbers = np.array([alpha, rule.thresholds], float).T.copy()
         reset = RESETS.index(rule.reset)
@@ -274,9 +309,11 @@ class EventEngine:
     ) -> (
         tuple
     ):  # Spikes a step and layer (steps, layers); for each layer what was watched: fired and membranes (watch, units)
-        "Sleep on for so many steps."
-        spikes = spikes.flatten(1).cpu().numpy()
-        steps, inputs = spikes.nonzero()
+        "Sleep on for so many steps; `ValueError` for another number of pixels than the first layer has inputs."
+        spikes, n_in = spikes.flatten(1).cpu().numpy(), len(self.state[0][0])
+        if spikes.shape[1] != n_in:
+            raise ValueError(f"`spikes` must have {n_in} pixels a step, got {spikes.shape[1]}")
+        steps, inputs = map(np.ascontiguousarray, spikes.nonzero())
         starts = np.searchsorted(steps, np.arange(len(spikes) + 1))
         counted, watch = np.zeros((len(spikes), len(self.state)), np.int64), min(watch, len(spikes))
         watched = tuple((np.zeros((watch, len(s[3])), np.bool_), np.zeros((watch, len(s[3])))) for s in self.state)
@@ -297,8 +334,9 @@ class EventEngine:
     def weights(self) -> list:  # Tensors (out, in), double
         "The weights as they are now."
         r = self.rule
-        for w, touched, counts, *_ in self.state:
+        for w, touched, counts, *_, read, written in self.state:
             _settle(w, touched, counts, r.decrease, r.gated, r.gate_width)
+            read[:] = written[0]
         return [torch.from_numpy(s[0].T.copy()) for s in self.state]
 
 # %% ../../nbs/sleep/03_stdp.ipynb #e486c176
@@ -309,7 +347,7 @@ def _together(stage: Stage, spikes: Tensor, fired: Tensor, weight: Tensor) -> tu
         return came.expand(fired.shape[1], -1), fired.view(-1, 1)
     c = stage.layer
     n = fired.sum((0, 2, 3)).view(-1, 1, 1, 1)
-    both = conv2d_weight(came, weight.shape, fired, c.stride, c.padding, c.dilation)
+    both = conv2d_weight(came, weight.shape, fired, c.stride, zeros_around(c), c.dilation)
     return both / n.clamp(min=1), (n > 0).to(fired.dtype)
 
 # %% ../../nbs/sleep/03_stdp.ipynb #1e186dce
@@ -430,14 +468,18 @@ def raster(
 
 # %% ../../nbs/sleep/03_stdp.ipynb #77622ef4
 def _prepare(net: nn.Module, x: Tensor, rule: Rule) -> list:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
+    if x.ndim != 4 or not len(x):
+        raise ValueError(f"`x` must be images (n, c, h, w), got shape {tuple(x.shape)}")
     if x.dtype != torch.uint8:
         check_images(x)
-    elif x.ndim != 4 or not len(x):
-        raise ValueError(f"`x` must be images (n, c, h, w), got shape {tuple(x.shape)}")
-    device = next(net.parameters(), torch.zeros(0)).device
-    if x.device != device:
-        raise ValueError(f"`x` must be on the network's device, {device}, got {x.device}")
-    stages = chain(net, as_floats(x[:2]))
+    first = next(net.parameters(), torch.zeros(0))
+    if x.device != first.device:
+        raise ValueError(f"`x` must be on the network's device, {first.device}, got {x.device}")
+    stages = chain(net, as_floats(x[:2]).to(first.dtype))
     if len(rule.thresholds) != len(stages):
         raise ValueError(
             f"`thresholds` must have one value for each of the {len(stages)} layers, got {len(rule.thresholds)}"
@@ -456,15 +498,20 @@ def _alpha(net, stages, x, rule, s) -> tuple:
     return drive_factors(s, rule.scale, rule.previous)
 
 
-def _wake(stages: list, weights: list, rule: Rule):
+def _wake(stages: list, weights: list, rule: Rule, generator):
     "Give the network its new weights."
-    shrink = rule.scale if rule.shrink else 1.0
+    weights = [w / rule.scale for w in weights] if rule.shrink else weights
+    if not all(bool(w.isfinite().all()) for w in weights):
+        raise FloatingPointError(
+            "sleep drove weights to infinity: lower `increase` and `decrease`. The network is as it was"
+        )
     with torch.no_grad():
         for s, w in zip(stages, weights):
-            s.layer.weight.copy_(w / shrink)
+            s.layer.weight.copy_(w)
             if rule.biases == "random" and s.layer.bias is not None:
                 bound = s.layer.weight[0].numel() ** -0.5
-                s.layer.bias.uniform_(-bound, bound)
+                drawn = torch.empty(s.layer.bias.shape).uniform_(-bound, bound, generator=generator)
+                s.layer.bias.copy_(drawn)
 
 # %% ../../nbs/sleep/03_stdp.ipynb #f009a846
 CHUNK = 256
@@ -479,15 +526,25 @@ def _chunks(rule: Rule):
         first = last
 
 
-def _asleep(engine, frames, rule, generator, watch, device) -> tuple:
+def _brightness(frames, first: int, last: int, shape, generator) -> Tensor:
+    "What a dream shows in a stretch of steps; `ValueError` where it is not what pixels can be."
+    seen, want = frames(first, last, generator), (last - first, *shape)
+    if not isinstance(seen, Tensor) or tuple(seen.shape) != want:
+        raise ValueError(
+            f"`dream` must give a tensor of shape {want}, got {tuple(getattr(seen, 'shape', ())) or type(seen).__name__}"
+        )
+    return check_images(seen, "dream")
+
+# %% ../../nbs/sleep/03_stdp.ipynb #a790119c
+def _asleep(engine, frames, rule, generator, watch, x) -> tuple:
     "Run all steps: spikes a step and layer, pixels that fired, what was watched."
     counted, pixels, seen, fresh = [], 0, [], rule.normalise == "weights"
     with tqdm(total=rule.steps, desc="sleep", unit="step", leave=False) as bar:
         for first, last, rest in _chunks(rule):
             if fresh:
                 engine.scale(rule.scale)
-            chance = spike_chance(frames(first, last, generator), rule)
-            spikes = torch.rand(chance.shape, generator=generator).to(device) < chance
+            chance = spike_chance(_brightness(frames, first, last, x.shape[1:], generator), rule)
+            spikes = torch.rand(chance.shape, generator=generator).to(x.device) < chance
             done, watched = engine.run(spikes, max(0, watch - first))
             counted.append(done), seen.append(watched), bar.update(last - first)
             pixels, fresh = pixels + int(spikes.sum()), rest and rule.normalise == "weights"
@@ -516,23 +573,23 @@ def sleep(
 ) -> Night:  # What happened
     "Let a network sleep (Tadros et al. 2020); `NotAChain` or `ValueError`, before anything is changed, for one that cannot."
     rule = RULES[check_choice(rule, RULES, "rule")] if isinstance(rule, str) else rule
+    if not isinstance(rule, Rule):
+        raise TypeError(f"`rule` must be a Rule or one of {', '.join(RULES)}, got {type(rule).__name__}")
     rule = dataclasses.replace(rule, **changes)
     stages = _prepare(net, x, rule)
-    linear = all(isinstance(stage.layer, nn.Linear) for stage in stages)
+    linear = all(isinstance(stage.layer, nn.Linear) and not stage.pools for stage in stages)
     if check_choice(engine, ("auto", "event", "tensor"), "engine") == "event" and not linear:
-        raise ValueError("`engine` 'event' takes linear layers only; leave it 'auto' for convolutions")
+        raise ValueError("`engine` 'event' takes linear layers only, without pooling between them; leave it 'auto'")
     by_events = engine == "event" or (engine == "auto" and linear and x.device.type == "cpu")
     alpha = _alpha(net, stages, x, rule, s)
-    made = (EventEngine if by_events else TensorEngine)(stages, rule, alpha, as_floats(x[:1]))
+    made = (EventEngine if by_events else TensorEngine)(
+        stages, rule, alpha, as_floats(x[:1]).to(stages[0].layer.weight.dtype)
+    )
     before = [stage.layer.weight.detach().double().clone() for stage in stages]
     frames = dream or image_dream(x, rule.steps_per_image)
-    spikes, pixels, seen = _asleep(made, frames, rule, generator, check_int(watch, "watch", 0), x.device)
+    spikes, pixels, seen = _asleep(made, frames, rule, generator, check_int(watch, "watch", 0), x)
     after = [w.detach().double().clone() for w in made.weights()]
-    if not all(bool(w.isfinite().all()) for w in after):
-        raise FloatingPointError(
-            "sleep drove weights to infinity: lower `increase` and `decrease`. The network is as it was"
-        )
-    _wake(stages, after, rule)
+    _wake(stages, after, rule, generator)
     kept = [[_watched(seen, k, part) for k in range(len(stages))] for part in (0, 1)]
     names, pixels = [stage.name for stage in stages], pixels / max(1, rule.steps)
     return Night(rule, names, alpha, made.units, spikes, pixels, before, after, *kept)
