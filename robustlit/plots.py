@@ -183,17 +183,22 @@ def curve_panels(
     y: str = "accuracy",  # Column of what was measured
     group: str = "meta",  # A line for each value of this column
     shape: tuple = (4, 5),  # Rows and columns of panels
-    size: tuple = (6.8, 5.0),  # Of the figure, in inches
+    size: tuple = (6.4, 4.7),  # Of the figure, in inches
     ylim: tuple = (0, 101),  # Of all panels
+    labels: tuple = ("", ""),  # Of the two axes, written once
 ) -> tuple:  # The figure and its axes, a flat array
     "A grid of `curve_with_spread`, one legend beside it."
     fig, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False)
     colours = ordered_colours(df[group].unique())
     for ax, value in zip(axes.flat, values):
         curve_with_spread(ax, df[df[column] == value], x, y, group=group, colours=colours)
-        ax.set(title=str(value).replace("_", " "), xlabel="", ylabel="", ylim=ylim)
-        ax.get_legend().remove()
-    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside right upper")
+        ax.set(xlabel="", ylabel="", ylim=ylim)
+        ax.set_title(str(value).replace("_", " "), fontsize=7)
+        ax.tick_params(labelsize=6), ax.get_legend().remove()
+        for line in ax.lines:
+            line.set(markersize=3, linewidth=1.2)
+    axes[-1, shape[1] // 2].set_xlabel(labels[0], fontsize=8), fig.supylabel(labels[1], fontsize=8)
+    fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=4)
     return fig, axes.ravel()
 
 # %% ../nbs/foundations/12_plots.ipynb #d3e6915c

@@ -88,7 +88,7 @@ def browser():
 def page(browser, request):
     "A page of its own for each test; `ROBUSTLIT_SCREENSHOT=a.png` keeps how it ended as a-name_of_the_test.png."
     page = browser.new_page(viewport=dict(width=1400, height=1100))
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(600_000)
     yield page
     if shot := os.environ.get("ROBUSTLIT_SCREENSHOT"):
         shot = Path(shot)

@@ -164,7 +164,6 @@ def _constant(df) -> bool:
     published={"every level": 8.92},
     condition="by the authors' rule (vector A): at no level of blur or noise, 0 included, does the 95 % interval of sleep minus its own "
     "parent lie above zero; an artefact if it does while the report's reading gives one answer to at least 99 % and at most 25 % right",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network=["sleep", "authors", "sleep_report"]),
     min_seeds=5,
@@ -195,7 +194,6 @@ def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
     published={"eps 0": 8.92, "eps 0.4": 8.93},
     condition="by the authors' rule (vector A): at every eps above 0 the 95 % interval of sleep minus its own parent lies above zero; an "
     "artefact if it does not while the report's reading gives one answer to at least 99 %",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network=["sleep", "authors", "sleep_report"]),
     min_seeds=5,
@@ -218,7 +216,6 @@ def constant_under_fgsm(df: pd.DataFrame, scale: str) -> Finding:
     source="report, Figs 1 and 2",
     published={"clean": 93.9, "blur 2.5": 77.6, "eps 0.1": 40.9, "eps 0.3": 0.07},
     condition="means over seeds: clean 93 to 94.5, report's blur at 2.5 72 to 82, FGSM 30 to 50 at eps 0.1 and at most 1 at eps 0.3",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network="control"),
     min_seeds=5,
@@ -240,7 +237,6 @@ def control_curves(df: pd.DataFrame, scale: str) -> Finding:
     source="report, Fig 1",
     published={"fine-tuned": 90.38, "control": 77.59},
     condition="mean of fine-tuned minus control at least +8 at sigma 2.5 (report's blur), and within 1.5 points of it on clean images",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network=["blur", "control"]),
     min_seeds=5,
@@ -264,7 +260,6 @@ def blur_helps_on_blur(df: pd.DataFrame, scale: str) -> Finding:
     published={"fine-tuned": 89.58, "control": 77.36},
     condition="with normal noise: mean of fine-tuned minus control at least +10 at variance 0.5; with the report's wrapped noise at 1.0 both "
     "within 4 points of its numbers",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network=["noise", "wrapped_noise", "control"]),
     min_seeds=5,
@@ -289,7 +284,6 @@ def noise_helps_on_noise(df: pd.DataFrame, scale: str) -> Finding:
     source="report, Fig 2",
     published={"eps 0.1, convolutional": 89.5, "eps 0.1, control": 40.9},
     condition="at eps 0.1, gradient of the cross-entropy of cooled logits: the distilled perceptron is more than 3 points above the control",
-    condition_cpu="the same",
     experiment="sleep/distorted",
     where=dict(network=["control", "distilled", "convnet", "convnet_distilled"]),
     min_seeds=5,

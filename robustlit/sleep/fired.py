@@ -38,7 +38,7 @@ def by_stretch(
 @experiment(
     version=1,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100, steps=2000),
-    cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=2000),
+    paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
 def fired(
     rule: str = "A",  # "A", "B" (on the authors' network) or "report" (on its own)
@@ -50,7 +50,7 @@ def fired(
     hidden: tuple = (1200, 1200),  # Units of the hidden layers
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
-    images: int = 2000,  # Test images, stratified by class
+    images: int = 10_000,  # Test images, stratified by class
 ) -> (
     pd.DataFrame
 ):  # layer, stretch, spikes, rate (percent), changed, change (percent), accuracy, awake (percent), n (images)
@@ -79,7 +79,6 @@ def fired(
     published="very little spiking, no change to the weights",
     condition="vector A on the authors' network: in every seed each layer fires in less than 0.1 % of neurons and steps, and the norm of the "
     "change is below 1 % of the weights' in every layer",
-    condition_cpu="the same",
     experiment="sleep/fired",
     where=dict(rule="A", factor=1, reset="zero"),
     min_seeds=5,
@@ -103,7 +102,6 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     published="all neurons spike continuously",
     condition="reset left out, vector A: in every seed the mean firing rate of the three layers does not fall from one quarter of the night to the "
     "next and ends above 50 %; an artefact if that is so with the report's reading only",
-    condition_cpu="the same",
     experiment="sleep/fired",
     where=dict(rule=["A", "report"], factor=1, reset="none"),
     min_seeds=3,
