@@ -15,13 +15,10 @@ import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_int
-from ..data import as_images, load
 from ..records import experiment
-from .distorted import views_of
 from .networks import View
-from .rivals import rival
+from .rivals import rival, test_part, views_of
 from ..smallest import smallest
-from ..training import pick_device
 
 # %% ../../nbs/sleep/13_harder.ipynb #55f578e8
 EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -87,10 +84,8 @@ def harder(
 ) -> pd.DataFrame:  # attack, eps (pixel units), accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
     check_int(images, "images", 5)
-    device = pick_device()
     net = View(rival(network, seed, data, tuple(hidden), epochs, batch_size), views_of(network)[0][0])
-    part = load(data, valid=0).subset(n_test=images)
-    mixed = torch.randperm(len(part.x_test), generator=torch.Generator().manual_seed(0))
-    x, y = as_images(part.x_test[mixed]).to(device), part.y_test[mixed].to(device)
-    few = len(x) // 5
+    x, y = test_part(data, images)
+    mixed, few = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device), len(x) // 5
+    x, y = x[mixed], y[mixed]
     return pd.concat([bounded(net, x, y, seed), nearest(net, x[:few], y[:few], seed)], ignore_index=True)

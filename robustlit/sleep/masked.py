@@ -12,12 +12,9 @@ import pandas as pd
 
 from ..audit import audit
 from ..checks import check_int
-from ..data import load
 from ..records import experiment
-from .distorted import views_of
 from .networks import View
-from .rivals import rival
-from ..training import pick_device
+from .rivals import rival, test_part, views_of
 
 # %% ../../nbs/sleep/14_masked.ipynb #e157294f
 @experiment(
@@ -38,7 +35,7 @@ def masked(
     "The audit of a network in each of its views."
     check_int(images, "images", 1)
     net, tables = rival(network, seed, data, tuple(hidden), epochs, batch_size), []
-    part = load(data, valid=0).subset(n_test=images).to(pick_device())
+    part = test_part(data, images)
     views = list(dict.fromkeys(view for view, _ in views_of(network)))
     for view in views:
         found = audit(View(net, view), part, eps, images=None, seed=seed)

@@ -17,14 +17,13 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_choice, check_int
 from ..corruptions import noise
-from ..data import as_images, load
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
-from .rivals import rival, training_part
+from .rivals import answered, rival, test_part, training_part
 from .stdp import REPORT, RULES, Rule, sleep
 from ..stress import logits_of
-from ..training import pick_device, set_seed
+from ..training import set_seed
 
 # %% ../../nbs/sleep/11_misread.ipynb #c5814d45
 SWITCHES = dict(
@@ -57,16 +56,11 @@ def mixed(
 def _stressed(net, x, y, seed) -> list:
     dice = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, dice)}
-    rows = []
-    for (stress, level), images in shown.items():
-        answers = logits_of(net, images).argmax(1)
-        most = 100 * float(answers.bincount().max()) / len(y)
-        rows.append(
-            dict(stress=stress, level=level, accuracy=100 * float((answers == y).double().mean()), most_given=most)
-        )
+    rows = [dict(stress=s, level=v) | answered(logits_of(net, images), y) for (s, v), images in shown.items()]
     found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
-    return [*rows, dict(stress="fgsm", level=0.1, accuracy=accuracy_by_eps(found).accuracy.iloc[0], most_given=most)]
+    right = accuracy_by_eps(found).accuracy.iloc[0]
+    return [*rows, dict(stress="fgsm", level=0.1, accuracy=right, most_given=most, n=len(y))]
 
 
 def _state(net, x) -> dict:
@@ -102,11 +96,9 @@ def misread(
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
     network = "authors" if start == "authors" or switch == "network" else "control"
-    net, device = rival(network, seed, data, tuple(hidden), epochs, batch_size), pick_device()
+    net, (x, y) = rival(network, seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
     night = sleep(net, training_part(network, data)[0], rule, set_seed(seed))
-    part = load(data, valid=0).subset(n_test=images)
-    x, y = as_images(part.x_test).to(device), part.y_test.to(device)
-    about = _state(net, x) | dict(n=len(y))
+    about = _state(net, x)
     for k, layer in enumerate(night.summary().to_dict("records"), 1):
         about |= {f"spikes_{k}": layer["spikes"], f"changed_{k}": layer["changed"]}
     return pd.DataFrame(_stressed(net, x, y, seed)).assign(**about)

@@ -11,11 +11,9 @@ __all__ = ['weathered']
 import pandas as pd
 
 from ..checks import check_int
-from ..data import load
 from ..records import experiment
-from .rivals import rival
+from .rivals import rival, test_part
 from ..stress import stress
-from ..training import pick_device
 
 # %% ../../nbs/sleep/15_weathered.ipynb #0306250a
 @experiment(
@@ -35,7 +33,6 @@ def weathered(
     "Accuracy under every corruption at every severity."
     check_int(images, "images", 1)
     net = rival(network, seed, data, tuple(hidden), epochs, batch_size)
-    part = load(data, valid=0).subset(n_test=images).to(pick_device())
-    rows = stress(net, part, "corruptions", images=None, seed=seed)
+    rows = stress(net, test_part(data, images), "corruptions", images=None, seed=seed)
     rows = rows.rename(columns=dict(stressor="corruption", strength="severity"))
     return rows[["corruption", "severity", "accuracy", "ece", "n"]]
