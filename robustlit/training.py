@@ -153,7 +153,7 @@ def evaluate(
 
 def accuracy(
     net: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    x: Tensor,  # Images (n, c, h, w), uint8
     y: Tensor,  # Their labels (n,), int64
     batch_size: int = 1000,  # Images at a time
 ) -> float:  # Percent of the images given their label

@@ -18,7 +18,7 @@ from ..data import as_images, load
 from ..models import load_or_train, network_path
 from ..records import experiment
 from .networks import descend
-from .search import score, search, stressed
+from .search import score, search, stressed, tested
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/17_convolved.ipynb #4cc78c35
@@ -64,7 +64,7 @@ def convolved(
     steps: int = 1000,  # Length of each sleep
     valid_images: int = 1000,  # On which rules are compared
     images: int = 2000,  # Test images, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on a convolutional network, its rule chosen on validation images."
     check_int(budget, "budget", 1), check_int(steps, "steps", 1)
     net, device = learned_convnet(seed, data, epochs, batch_size), pick_device()
@@ -76,5 +76,5 @@ def convolved(
     cost, x = time.perf_counter() - start, as_images(full.x_test)
     tables = [trials.assign(part="search", search_s=cost)]
     for name, one in (("awake", net), ("slept", best)):
-        tables.append(stressed(one, x, full.y_test, seed, eps=EPS).assign(part="test", network=name))
+        tables.append(tested(one, x, full.y_test, seed, EPS).assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)

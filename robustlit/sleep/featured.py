@@ -27,7 +27,7 @@ from ..data import as_images, load
 from ..records import experiment
 from .convolved import learned_convnet
 from .networks import as_floats, descend, reader
-from .search import score, search, stressed
+from .search import score, search, stressed, tested
 from .stdp import sleep
 from ..training import pick_device, set_seed
 
@@ -132,7 +132,7 @@ def featured(
     published_steps: int = 15_000,  # Length of the sleep with the published vector
     valid_images: int = 500,  # On which rules are compared
     images: int = 1000,  # Test pictures, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on frozen features, its rule published or chosen on validation images."
     check_int(budget, "budget", 1), check_int(images, "images", 1)
     full = load(data, size=size, valid=0.1).subset(n_test=images).to(pick_device())
@@ -147,7 +147,7 @@ def featured(
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]
     heads = dict(awake=net, searched=best, published=_published(net, x, published_steps, seed))
     for name, head in heads.items():
-        rows = stressed(whole(head), as_images(full.x_test), full.y_test, seed, eps=EPS)
+        rows = tested(whole(head), as_images(full.x_test), full.y_test, seed, EPS)
         tables.append(rows.assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)
 

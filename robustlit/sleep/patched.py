@@ -17,7 +17,7 @@ from ..checks import check_int
 from ..data import as_images, patches
 from ..records import experiment
 from .networks import READINGS, TRAINING, descend, reader
-from .search import score, search, stressed
+from .search import score, search, stressed, tested
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/18_patched.ipynb #22e01004
@@ -37,7 +37,7 @@ def patched(
     budget: int = 100,  # Rules that are tried
     steps: int = 2000,  # Length of each sleep
     copies: int = 250,  # Of each pattern, in the validation images and in the test images
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on four patterns of 25 bright pixels, its rule chosen on noisy and blurred copies."
     check_int(budget, "budget", 1), check_int(copies, "copies", 1), check_int(shared, "shared", 0, 24)
     full, generator = patches(shared, own=25 - shared, seed=seed), set_seed(seed)
@@ -46,10 +46,11 @@ def patched(
     how = cast(dict, TRAINING["authors"] | dict(batch_size=10))
     descend(net, full.x_train, full.y_train, epochs, generator=generator, **how)
     x, y = as_images(full.x_train[:4]).repeat(copies, 1, 1, 1), full.y_train[:4].repeat(copies)
-    probe = lambda net, seed, eps=(): stressed(net, x, y, seed, SIGMAS, VARIANCES, eps)
+    levels = cast(dict, dict(sigmas=SIGMAS, variances=VARIANCES))
+    scored = lambda net: score(stressed(net, x, y, 2 * seed + 1, **levels))
     start = time.perf_counter()
-    best, trials = search(net, full.x_train, lambda net: score(probe(net, 2 * seed + 1)), budget, steps, seed)
+    best, trials = search(net, full.x_train, scored, budget, steps, seed)
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]
     for name, one in (("awake", net), ("slept", best)):
-        tables.append(probe(one, 2 * seed, EPS).assign(part="test", network=name))
+        tables.append(tested(one, x, y, 2 * seed, EPS, **levels).assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)
