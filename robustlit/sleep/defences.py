@@ -64,7 +64,9 @@ def distorted_copies(
     funcs = dict(blur=lambda x, v: authors_blur(x, v), noise=lambda x, v: noise(x, v, generator))
     funcs |= dict(wrapped_noise=lambda x, v: wrapped_noise(x, v, generator))
     func = funcs[check_choice(how, funcs, "how")]
-    levels = list(levels or (SIGMAS if how == "blur" else VARIANCES))
+    levels = list((SIGMAS if how == "blur" else VARIANCES) if levels is None else levels)
+    if not levels:
+        raise ValueError("`levels` must hold at least one level, got none")
     drawn, out = torch.randint(len(levels), (len(x),), generator=generator), x.clone()
     for k, level in enumerate(levels):
         ids = (drawn == k).nonzero().flatten().to(x.device)
@@ -84,6 +86,8 @@ def adversarial_copies(
     "Some images exchanged for FGSM images with a step of its own for every pixel (authors' code)."
     ids = torch.randperm(len(x), generator=generator)[: round(len(x) * check_number(share, "share", 0, 1))].to(x.device)
     a, out = x[ids], x.clone()
+    if not len(ids):
+        return out
     moved = attack_images(net, a, y[ids], amplitude, "fgsm", early_stop=False, clip=False).x - a
     size = torch.rand(a.shape, generator=generator).to(x.device)
     out[ids] = (a + size * moved).clamp(0, 1)

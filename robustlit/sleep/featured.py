@@ -37,7 +37,7 @@ def sort_by_split(
     target: str | Path,  # Made; must not exist
 ) -> Path:  # `target`
     "CUB-200's official split as class folders; `FileNotFoundError` for a list or picture that is missing, `FileExistsError` for `target`."
-    source, target = Path(source), Path(target)
+    source, target = Path(source).resolve(), Path(target).resolve()
     table = lambda name: dict(line.split() for line in (source / name).read_text().splitlines() if line.strip())
     names, training = table("images.txt"), table("train_test_split.txt")
     lost = [n for n in names.values() if not (source / "images" / n).is_file()]
@@ -101,7 +101,7 @@ def frozen_features(
         net.fc = nn.Identity()
         net = nn.Sequential(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), net)
     else:
-        check_choice(extractor, ("cifar10", "digits"), "extractor")
+        check_choice(extractor, ("cifar10", "digits", *RESNETS), "extractor")
         convnet = cast(nn.Sequential, learned_convnet(0, extractor, epochs))
         net = convnet[: 1 + next(k for k, m in enumerate(convnet) if isinstance(m, nn.Flatten))]
     net = Features(net.to("cpu" if x is None else x.device))

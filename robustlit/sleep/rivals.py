@@ -45,11 +45,13 @@ def training_part(
     return full.x_train[:n], full.y_train[:n]
 
 # %% ../../nbs/sleep/05_rivals.ipynb #ac95403c
-WEIGHTS = dict(distilled=50.0, convnet_distilled=25.0)
+WEIGHTS = dict(distilled=50.0, convnet_distilled=10.0)
 
 
 def _blank(network: str, x, n_classes: int, hidden) -> nn.Module:
     if network.startswith("convnet"):
+        if x.shape[1:] != (1, 28, 28):
+            raise ValueError(f"`{network}` reads images of 1 x 28 x 28 pixels, got {' x '.join(map(str, x.shape[1:]))}")
         return report_convnet(n_classes)
     return reader(x[0].numel(), n_classes, tuple(hidden), **READINGS[reading_of(network)])
 
@@ -112,6 +114,7 @@ def views_of(
     network: str,  # One of `NETWORKS`
 ) -> list:  # Pairs (view, loss), first the one that hides nothing
     "What is attacked."
+    check_choice(network, NETWORKS, "network")
     if "distilled" in network:
         return [("cooled", "ce"), ("logits", "ce")]
     if network == "convnet":
