@@ -156,7 +156,7 @@ def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
     )
     told += f"; report's reading constant: {'yes' if constant else 'no'}"
     values = {
-        f"{s} {v:g}": (_cell(df, "sleep", s, v) - _cell(df, "authors", s, v)).to_numpy()
+        f"gain, {s} {v:g}": (_cell(df, "sleep", s, v) - _cell(df, "authors", s, v)).to_numpy()
         for s, v in (("blur", 2.5), ("noise", 0.5))
     }
     values["report's reading"] = _cell(df, "sleep_report", "blur", 0.0).to_numpy()
