@@ -99,7 +99,7 @@ def gain(
     df: pd.DataFrame,  # Records of one profile
     network: str,  # Who
     parent: str,  # Against whom
-    stress: str,  # A name in `LEVELS`, or "fgsm" in the view that hides nothing
+    stress: str,  # A name in `LEVELS`, or "fgsm" in the unmasked view
 ) -> pd.DataFrame:  # A row a level: mean, low, high (points), n (seeds), told (better, worse, or not told apart)
     "Paired differences of accuracy."
     rows, cell = [], {}

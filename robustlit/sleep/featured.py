@@ -139,9 +139,10 @@ def featured(
     features = frozen_features(extractor, full.x_train)
     x, generator = features.of(full.x_train)[:, :, None, None], set_seed(seed)
     net = reader(x[0].numel(), full.n_classes, tuple(hidden), False, "torch", "both", "classic").to(x.device)
-    descend(net, x, full.y_train, epochs, "cross_entropy", 0.1, 0.5, batch_size, generator)
+    descend(net, x, full.y_train, epochs, "cross_entropy", 0.1, 0.9, batch_size, generator)
     whole = lambda head: nn.Sequential(features, head).eval()
-    valid = as_images(full.x_valid[:valid_images]), full.y_valid[:valid_images]
+    some = torch.linspace(0, len(full.y_valid) - 1, min(valid_images, len(full.y_valid)), device=x.device).long()
+    valid = as_images(full.x_valid[some]), full.y_valid[some]
     start = time.perf_counter()
     best, trials = search(net, x, lambda n: score(stressed(whole(n), *valid, seed)), budget, steps, seed)
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]

@@ -31,10 +31,10 @@ BOUNDED = (
     ("random_sign", {}),
 )
 NEAREST = (
-    ("deepfool", dict(steps=100, overshoot=0.05, clip_steps=False)),
+    ("deepfool", dict(steps=100, overshoot=0.05)),
     ("jsma", dict(theta=0.1, steps=500, changes=7)),
-    ("carlini_wagner", dict(searches=5, steps=100, lr=0.005, c=0.01)),
-    ("boundary", dict(queries=1000)),
+    ("carlini_wagner", dict(searches=9, steps=200, lr=0.02, c=0.01)),
+    ("boundary", dict(queries=4000)),
 )
 
 

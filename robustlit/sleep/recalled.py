@@ -107,7 +107,7 @@ def recalled(
     "B-9",
     paper="sleep",
     statement="Sleep recovers forgotten tasks",
-    source="Tadros et al. 2022",
+    source="Tadros et al. 2022 (published numbers from memory, not checked)",
     published={"sleep": 48.5, "sequential": 19},
     condition="accuracy on all ten digits at the end: mean of sleep minus sequential at least +15 points",
     experiment="sleep/recalled",

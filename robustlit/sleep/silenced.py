@@ -1,4 +1,4 @@
-"""What a night with vector A comes down to: the few units that fire are never heard again. Is that all of its effect, and would other units do?
+"""What a night with vector A comes down to: the few dozen units that fire are all but silenced. Is that all of its effect, and would other units do?
 
 Docs: https://robustlit.github.io/robustlit/sleep/silenced.html.md"""
 
@@ -27,7 +27,7 @@ from ..stress import logits_of
 from ..training import set_seed
 
 # %% ../../nbs/sleep/21_silenced.ipynb #c979a4dd
-METHODS = ("awake", "sleep", "fired", "active", "random")
+METHODS = ("awake", "sleep", "fired", "active", "next", "random")
 
 
 @torch.no_grad()
@@ -41,7 +41,8 @@ def _chosen(method, net, slept, x, generator) -> torch.Tensor:
         return torch.randperm(len(first(net)), generator=generator)[: len(fired)].to(x.device)
     stages = chain(net, as_images(x[:2]))
     mean = sum(forward_rectified(stages, as_images(part))[0].double().sum(0) for part in x.split(1000))
-    return cast(torch.Tensor, mean).argsort(descending=True)[: len(fired)]
+    order = cast(torch.Tensor, mean).argsort(descending=True)
+    return order[~torch.isin(order, fired)][: len(fired)] if method == "next" else order[: len(fired)]
 
 
 @torch.no_grad()
@@ -75,13 +76,18 @@ def silenced(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
     images: int = 10_000,  # Test images, stratified by class
-) -> pd.DataFrame:  # stress, level, accuracy, most_given, agreement (percent), units (removed or fired), n (images)
+) -> pd.DataFrame:  # stress, level, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
     "The authors' network asleep, or with as many units removed, under blur and noise."
     check_choice(method, METHODS, "method"), check_int(steps, "steps", 1)
     parent, (x, y) = rival("authors", seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
     slept, seen = copy.deepcopy(parent), training_part("authors", data)[0]
     sleep(slept, seen, "A", set_seed(seed), steps=steps)
-    units = _chosen("fired" if method in ("awake", "sleep") else method, parent, slept, seen, set_seed(seed))
+    pick = lambda how: _chosen(how, parent, slept, seen, set_seed(seed))
+    fired, units = pick("fired"), pick("fired" if method in ("awake", "sleep") else method)
+    with torch.no_grad():
+        opened = forward_rectified(chain(slept, x[:2]), x)[0][:, fired].amax(0) > 0
+    overlap = 100 * float(torch.isin(units, fired).double().mean())
+    about = dict(overlap=overlap, still_open=100 * float(opened.double().mean()), units=len(units))
     net = dict(awake=parent, sleep=slept).get(method) or without_units(parent, units, seen)
     shown = [("clean", 0.0, x)] + [("blur", s, authors_blur(x, s)) for s in BLURS]
     shown += [("noise", v, noise(x, v, torch.Generator().manual_seed(seed))) for v in NOISES]
@@ -89,5 +95,5 @@ def silenced(
     for stress, level, distorted in shown:
         logits, theirs = logits_of(net, distorted), logits_of(slept, distorted)
         same = 100 * float((logits.argmax(1) == theirs.argmax(1)).double().mean())
-        rows.append(dict(stress=stress, level=level, agreement=same, units=len(units)) | answered(logits, y))
+        rows.append(dict(stress=stress, level=level, agreement=same) | about | answered(logits, y))
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Distillation at temperature 50 learns nothing with too small a loss and falls apart with too large a one: the weight is chosen on validation images.
+"""Distillation at temperature 50 learns little with too small a loss and falls apart with too large a one: the weight is chosen on validation images.
 
 Docs: https://robustlit.github.io/robustlit/sleep/tempered.html.md"""
 
