@@ -932,6 +932,12 @@ def test_silenced_rows_by_hand():
     active = parent[1](as_images(seen).flatten(1)).relu().double().mean(0).topk(len(fired)).indices
     networks = dict(awake=parent, sleep=slept, fired=without_units(parent, fired, seen))
     networks["active"] = without_units(parent, active, seen)
+    order = parent[1](as_images(seen).flatten(1)).relu().double().mean(0).argsort(descending=True)
+    others = order[~torch.isin(order, fired)][: len(fired)]
+    networks["next"] = without_units(parent, others, seen)
+    assert (rows["next"].overlap == 0).all() and (rows["fired"].overlap == 100).all()
+    opened = (slept[1](x.flatten(1))[:, fired] > 0).any(0).double().mean()
+    assert rows["awake"].still_open.tolist() == pytest.approx([100 * float(opened)] * 7)
     for method, df in rows.items():
         table = df.set_index(["stress", "level"])
         assert (df.units == len(fired)).all() and (df.n == 60).all() and len(df) == len(table.index.unique()) == 7
