@@ -177,7 +177,7 @@ def test_notebook_cells(path):
             assert output["output_type"] != "error", f"stored with an error:\n{source(cell)}"
             assert "image/png" not in output.get("data", {}), f"figures are JPEG (house_style):\n{source(cell)}"
             stream = "".join(output.get("text", ""))
-            assert "\r" not in stream, f"a progress bar is stored (save with TQDM_DISABLE=1):\n{source(cell)}"
+            assert "%|" not in stream, f"a progress bar is stored (save with TQDM_DISABLE=1):\n{source(cell)}"
 
 
 @pytest.mark.parametrize("path", NBS, ids=name_of)
