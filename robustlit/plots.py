@@ -6,16 +6,18 @@ Docs: https://robustlit.github.io/robustlit/foundations/plots.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'house_style', 'ordered_colours', 'spread', 'curve_with_spread', 'curve_panels', 'image_grid',
-           'heat_table', 'caption', 'save_figure']
+           'heat_table', 'caption', 'live_picture', 'save_figure']
 
 # %% ../nbs/foundations/12_plots.ipynb #e0c2163e
+import io
 import itertools
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import ipywidgets as widgets
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -299,6 +301,25 @@ def caption(
     plural = "" if counts.max() == 1 else "s"
     old = ", some from older code" if "stale" in df.columns and df.stale.any() else ""
     return f"profile{'s' * (len(profiles) > 1)} {_listed(profiles)}, {_count(counts)} {word}{plural}, {_listed(machines)}{old}"
+
+# %% ../nbs/foundations/12_plots.ipynb #def325ae
+def live_picture(
+    draw: Callable,  # Takes the knobs' values by name and returns a figure, which is closed
+    knobs: dict,  # Widget by name; each has a `value`
+) -> widgets.Image:  # A widget; the first picture is drawn at once
+    "A picture that is drawn anew whenever a knob is turned."
+    shown = widgets.Image(format="jpeg")
+
+    def redraw(change=None):
+        fig, file = draw(**{name: knob.value for name, knob in knobs.items()}), io.BytesIO()
+        fig.savefig(file, format="jpeg", dpi="figure")
+        plt.close(fig)
+        shown.value = file.getvalue()
+
+    redraw()
+    for knob in knobs.values():
+        knob.observe(redraw, "value")
+    return shown
 
 # %% ../nbs/foundations/12_plots.ipynb #4b7a820e
 def save_figure(

@@ -6,6 +6,7 @@ import os
 import matplotlib
 
 matplotlib.use("agg")
+import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from robustlit.plots import (
     heat_table,
     house_style,
     image_grid,
+    live_picture,
     ordered_colours,
     save_figure,
     spread,
@@ -215,6 +217,25 @@ def test_captions_are_read_off_the_provenance(rows):
     for bad in (df[:0], rows):
         with pytest.raises(ValueError, match="`df` must be rows from `records`"):
             caption(bad)
+
+
+def test_a_live_picture_is_drawn_by_its_knobs():
+    knobs, asked = dict(a=widgets.IntSlider(1), b=widgets.Checkbox(False)), []
+
+    def draw(**values):
+        asked.append(values)
+        fig, ax = plt.subplots(figsize=(2, 1))
+        ax.plot([0, values["a"]], lw=1 + 5 * values["b"])
+        return fig
+
+    figures = plt.get_fignums()
+    shown = live_picture(draw, knobs)
+    seen = [shown.value]
+    for name, value in (("a", 7), ("b", True), ("a", 7)):
+        knobs[name].value = value
+        seen.append(shown.value)
+    assert asked == [dict(a=1, b=False), dict(a=7, b=False), dict(a=7, b=True)]
+    assert len(set(seen)) == 3 and all(s[:2] == b"\xff\xd8" for s in seen) and plt.get_fignums() == figures
 
 
 def test_figures_are_kept_whole_where_the_environment_says(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 from torch import nn
 
 from robustlit import models
@@ -72,10 +72,11 @@ from robustlit.sleep.patched import patched
 from robustlit.sleep.recalled import brings_back, class_pairs, recalled
 from robustlit.sleep.rivals import IMAGES, NETWORKS, WEIGHTS, answered, reading_of, rival, training_part, views_of
 from robustlit.sleep.rivals import test_part as held_out  # under its own name pytest would take it for a test
-from robustlit.sleep.search import draw_rule, score, search, stressed
+from robustlit.sleep.search import draw_rule, red_of, score, search, stressed, trials_of, worth_of
 from robustlit.sleep.silenced import METHODS, silenced, without_units
 from robustlit.sleep.stdp import REPORT, RULES, Night, masked_mean_dream, sleep
 from robustlit.sleep.tempered import tempered
+from robustlit.statistics import paired_difference
 from robustlit.training import accuracy, set_seed
 
 TINY = dict(data="digits", hidden=(20, 16), epochs=2, batch_size=20)
@@ -141,16 +142,20 @@ def test_the_authors_blur_is_scipys_with_their_kernel(sigma):
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 2.5])
-def test_the_reports_blur_is_scipys_on_bytes_to_a_grey_level(sigma):
-    x = as_images(torch.randint(256, (2, 1, 28, 28), generator=seeded(), dtype=torch.uint8))
-    x[1] = 0
-    x[1, :, 3:12, :9] = 1.0
-    got = 255 * report_blur(x, sigma).double()
-    bytes_in = (255 * x).round().byte().numpy()
-    want = np.stack([[gaussian_filter(c, sigma) for c in image] for image in bytes_in]).astype(float)
-    np.testing.assert_allclose(got, got.round(), atol=1e-4)
-    off = (got - torch.from_numpy(want)).round()
-    assert set(off.unique().tolist()) <= {0.0, 1.0} and (sigma or not off.any())
+def test_the_reports_blur_is_truncated_after_each_axis(sigma):
+    levels = torch.randint(256, (2, 1, 28, 28), generator=seeded())
+    got = 255 * report_blur(levels / 255, sigma).double()
+    once = lambda a, axis: np.floor(gaussian_filter1d(a, sigma, axis) + 1e-9) if sigma else a
+    want = once(once(levels.double().numpy(), 2), 3)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    single = np.floor(gaussian_filter(levels.double().numpy(), (0, 0, sigma, sigma)) + 1e-9)
+    assert (np.abs(single - want).max() == 1) == bool(sigma)
+
+
+def test_the_reports_blur_refuses_what_is_no_image():
+    for bad, sigma, what in ((pixels(1, 1, 8, 8) * 255, 1.0, "must lie in"), (pixels(1, 1, 8, 8), -1, "sigma")):
+        with pytest.raises(ValueError, match=what):
+            report_blur(bad, sigma)
 
 
 @pytest.mark.parametrize("ground", [0, 128, 255])
@@ -1047,6 +1052,34 @@ def test_stressed_rows(digits):
     assert (rows.n == 60).all() and rows.accuracy["random_sign", 0.1] >= rows.accuracy["fgsm", 0.1]
 
 
+@pytest.mark.parametrize("by", [(), ("size",)])
+def test_what_a_search_found_by_hand(by):
+    tried = [(1, 0, 0, 50.0), (1, 0, 1, 40.0), (1, 0, 2, 60.0), (1, 0, 3, 70.0), (1, 1, 0, 5.0), (1, 1, 1, 5.0)]
+    df = pd.DataFrame(tried, columns=["size", "seed", "trial", "score"]).assign(part="search", search_s=2.0)
+    df = pd.concat([df, pd.DataFrame(dict(part=["test"], size=1, seed=0, accuracy=99.0))], ignore_index=True)
+    table = trials_of(df, by)
+    assert (
+        list(table.index.names) == [*by, "seed"] and table.rules.tolist() == [3, 1] and table.better.tolist() == [2, 0]
+    )
+    assert table[["awake", "best", "median", "search_s"]].to_numpy().tolist() == [[50, 70, 60, 2], [5, 5, 5, 2]]
+
+
+def test_what_was_tested_is_compared_with_awake_seed_by_seed():
+    rows = [
+        dict(part="test", size=size, network=network, seed=seed, stress="blur", level=1.0, red=f"{network} {seed}")
+        | dict(accuracy=50.0 + seed + (network == "slept") * (size + 0.1 * seed))
+        for size, network, seed in itertools.product((1, 2), ("slept", "awake"), range(3))
+    ]
+    df = pd.concat([pd.DataFrame(rows)[::-1], pd.DataFrame(dict(part=["search"], size=1, seed=0))], ignore_index=True)
+    table, red = worth_of(df, ("size",)), red_of(df, ("size",))
+    assert table.awake.tolist() == [51, 51] and table.slept.tolist() == pytest.approx([52.1, 53.1])
+    for size in (1, 2):
+        want = paired_difference([size, size + 0.1, size + 0.2], [0, 0, 0])
+        assert table["slept - awake"].loc[size, "blur", 1.0] == str(want)
+        assert red.loc[size, "slept"].tolist() == ["slept 0", "slept 1", "slept 2"]
+    assert "awake - awake" not in table and len(red) == 4
+
+
 # Patches, features, convolutions
 
 
@@ -1359,8 +1392,9 @@ def test_the_difference_is_paired_over_seeds():
         assert table.index.tolist() == sorted(table.index) and (table.n == 5).all() and (table.stress == stress).all()
         for level, row in table.iterrows():
             one, other = (first[(first.network == n) & (first.level == level)].accuracy for n in ("sleep", "authors"))
-            interval = scipy.stats.ttest_rel(one, other).confidence_interval()
-            assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *interval))
+            test = scipy.stats.ttest_rel(one, other)
+            assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *test.confidence_interval()))
+            assert row.p == pytest.approx(test.pvalue)
     told = gain(rows, "sleep", "authors", "blur").set_index("level").told
     assert told[0.0] == "better" and told[1.0] == "not told apart" and told[2.0] == "worse"
     assert told[0.5] == "not told apart"

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ..attacks import attack_images
@@ -39,8 +40,10 @@ def report_blur(
     x: Tensor,  # Floats in [0, 1] (n, c, h, w)
     sigma: float,  # Pixels, >= 0
 ) -> Tensor:  # Same shape, of whole grey levels
-    "Gaussian blur as in the report's code."
-    return (blur(x, sigma, "reflect") * 255 + 1e-3).floor().clamp(0, 255) / 255
+    "Gaussian blur as in the report's code: of bytes."
+    check_images(x), check_number(sigma, "sigma", 0)
+    levels = (x * 255).round().byte().cpu().numpy()
+    return torch.from_numpy(gaussian_filter(levels, (0, 0, sigma, sigma))).to(x) / 255
 
 
 def wrapped_noise(

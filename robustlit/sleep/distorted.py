@@ -100,7 +100,7 @@ def gain(
     network: str,  # Who
     parent: str,  # Against whom
     stress: str,  # A name in `LEVELS`, or "fgsm" in the unmasked view
-) -> pd.DataFrame:  # A row a level: mean, low, high (points), n (seeds), told (better, worse, or not told apart)
+) -> pd.DataFrame:  # A row a level: mean, low, high (points), p, n (seeds), told (better, worse, or not told apart)
     "Paired differences of accuracy."
     rows, cell = [], {}
     for name in (network, parent):
@@ -112,7 +112,7 @@ def gain(
     for level in cell[network]:
         d = paired_difference(cell[network][level], cell[parent][level])
         told = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
-        rows.append(dict(stress=stress, level=level, mean=d.mean, low=d.low, high=d.high, n=d.n, told=told))
+        rows.append(dict(stress=stress, level=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, told=told))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/10_distorted.ipynb #0b1127f5
@@ -141,7 +141,8 @@ def _constant(df) -> bool:
     source="report, Fig 1",
     published={"every level": 8.92},
     condition="by the authors' rule (vector A): at no level of blur, and at none of the noise levels that the paper tests, 0 included, does "
-    "the 95 % interval of sleep minus its own parent lie above zero; an artefact if it does while the report's reading gives one answer to at least 99 % and at most 25 % right",
+    "the 95 % interval of sleep minus its own parent lie above zero; an artefact if it does while the report's reading gives one answer to "
+    "at least 99 % and at most 25 % right",
     experiment="sleep/distorted",
     where=dict(network=["sleep", "authors", "sleep_report"]),
     min_seeds=5,

@@ -23,7 +23,6 @@ from torchvision.transforms import Normalize
 
 from ..checks import check_choice, check_int
 from ..data import as_images, load
-
 from ..records import experiment
 from .convolved import learned_convnet
 from .networks import as_floats, descend, reader

@@ -9,23 +9,16 @@ __all__ = ['tempered']
 
 # %% ../../nbs/sleep/22_tempered.ipynb #5fab7d35
 import pandas as pd
-from torch import nn
 
 from ..checks import check_choice, check_number
 from ..data import load
 from ..records import experiment
 from .defences import distil
-from .networks import READINGS, TRAINING, reader, report_convnet
-from .rivals import training_part
+from .networks import TRAINING
+from .rivals import training_part, untrained
 from ..training import accuracy, pick_device, set_seed
 
 # %% ../../nbs/sleep/22_tempered.ipynb #d72d6fb7
-def _untrained(network: str, x, n_classes: int, hidden) -> nn.Module:
-    if network == "convnet_distilled":
-        return report_convnet(n_classes)
-    return reader(x[0].numel(), n_classes, tuple(hidden), **READINGS["report"])
-
-
 @experiment(
     version=1,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, network="distilled"),
@@ -48,7 +41,7 @@ def tempered(
     x_valid, y_valid = full.x_train[first:], full.y_train[first:]
     generator, how = set_seed(seed), TRAINING["report"] | dict(batch_size=batch_size)
     n_classes = int(y.max()) + 1
-    student, teacher = (_untrained(network, x, n_classes, hidden).to(x.device) for _ in range(2))
+    student, teacher = (untrained(network, x, n_classes, hidden).to(x.device) for _ in range(2))
     how = {k: v for k, v in how.items() if k != "loss"}
     distil(teacher, student, x, y, 50.0, epochs, generator, weight, **how)
     nets = dict(teacher=teacher, student=student)
