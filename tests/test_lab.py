@@ -153,4 +153,4 @@ def test_a_reader_asleep(lab, page):
     cell = explorer(page, lab, "sleep/20_explore.ipynb")
     before, after = map(float, push(page, cell, "threshold"))
     assert before < after
-    choose(page, cell, "stress", "blur")
+    choose(page, cell, "stress", "noise")

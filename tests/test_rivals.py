@@ -59,6 +59,7 @@ from robustlit.sleep.distorted import (
     distorted,
     distortion,
     gain,
+    lowest_view,
     noise_helps_on_noise,
     worst_on_blur_and_noise,
 )
@@ -370,7 +371,7 @@ def test_answers_are_counted():
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_views_differ_and_the_first_hides_nothing(network):
+def test_views_differ_and_the_first_is_of_logits(network):
     views = views_of(network)
     assert len(views) == len(set(views)) >= 2
     assert {v for v, _ in views} <= set(VIEWS) and {loss for _, loss in views} <= {"ce", "square"}
@@ -774,7 +775,7 @@ def test_bounded_rows(digits):
     assert (rows.accuracy == np.where(rows.attack == "square", 100.0, 40.0)).all()
 
 
-def test_harder_attacks_the_view_that_hides_nothing(monkeypatch):
+def test_harder_attacks_the_first_view(monkeypatch):
     seen, (x, y) = [], held_out("digits", 50)
     by_class = y.argsort(stable=True)
     x, y = x[by_class], y[by_class]
@@ -1066,18 +1067,23 @@ def test_what_a_search_found_by_hand(by):
 
 def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     rows = [
-        dict(part="test", size=size, network=network, seed=seed, stress="blur", level=1.0, red=f"{network} {seed}")
+        dict(part="test", size=size, network=network, seed=seed, stress=stress, level=1.0)
         | dict(accuracy=50.0 + seed + (network == "slept") * (size + 0.1 * seed))
-        for size, network, seed in itertools.product((1, 2), ("slept", "awake"), range(3))
+        | dict(red="a check" if size == 2 and network == "awake" and seed else "")
+        for size, network, seed, stress in itertools.product((1, 2), ("slept", "awake"), range(3), ("blur", "fgsm"))
     ]
     df = pd.concat([pd.DataFrame(rows)[::-1], pd.DataFrame(dict(part=["search"], size=1, seed=0))], ignore_index=True)
-    table, red = worth_of(df, ("size",)), red_of(df, ("size",))
-    assert table.awake.tolist() == [51, 51] and table.slept.tolist() == pytest.approx([52.1, 53.1])
-    for size in (1, 2):
+    table = worth_of(df, ("size",))
+    assert table.awake.tolist() == [51] * 4 and table.slept.tolist() == pytest.approx([52.1, 52.1, 53.1, 53.1])
+    for size, warning in ((1, ""), (2, "; audit red in 2 of 3")):
         want = paired_difference([size, size + 0.1, size + 0.2], [0, 0, 0])
         assert table["slept - awake"].loc[size, "blur", 1.0] == str(want)
-        assert red.loc[size, "slept"].tolist() == ["slept 0", "slept 1", "slept 2"]
-    assert "awake - awake" not in table and len(red) == 4
+        assert table["slept - awake"].loc[size, "fgsm", 1.0] == f"{want}{warning}"
+    assert "awake - awake" not in table and table.shape == (4, 3)
+    alone = worth_of(df[df["size"] != 1])
+    assert alone["slept - awake"].tolist() == table["slept - awake"].loc[2].tolist()
+    red = red_of(df, ("size",))
+    assert red.loc[2, "awake"].tolist() == ["", "a check", "a check"] and red.loc[1, "slept"].tolist() == [""] * 3
 
 
 # Patches, features, convolutions
@@ -1415,7 +1421,7 @@ def slept(difference, most_given=99.0, report=20.0, decoy=0.0):
     return measured(accuracy, ASLEEP, share, decoy)
 
 
-@pytest.mark.parametrize("where", [("blur", 0.0), ("blur", 4.0), ("noise", 0.0), ("noise", 0.1), ("noise", 0.9)])
+@pytest.mark.parametrize("where", [("blur", 0.0), ("blur", 4.0), ("noise", 0.1), ("noise", 0.9)])
 def test_b1_one_level_that_is_surely_better_is_enough_against_it(where):
     at = lambda amount: lambda s, v: amount if (s, v) == where else -3.0
     constant_reading = slept(at(SURE))
@@ -1438,7 +1444,7 @@ def test_b1_asks_for_a_constant_at_every_level():
 def test_b1_counts_blur_and_noise_of_the_authors_kind_only():
     elsewhere = lambda s, v: 0.0 if s in ("blur", "noise") else 30.0
     assert judged(worst_on_blur_and_noise, slept(elsewhere)) == "holds"
-    assert set(ALL_NOISE) == set(VARIANCES)
+    assert {0.0, *ALL_NOISE} == set(VARIANCES)  # without noise it is the image without blur, counted there
 
 
 @pytest.mark.parametrize("eps", EPS[1:])
@@ -1505,8 +1511,30 @@ def test_b5_normal_and_wrapped_noise(right, fine_tuned, control, outcome):
 @pytest.mark.parametrize("decoy", [-30.0, 30.0])
 def test_b6_where_nothing_is_masked(more, outcome, decoy):
     networks = ("distilled", "control", "convnet", "convnet_distilled")
-    level = lambda n, s, v: 50 + more * ((n, s, v) == ("distilled", "fgsm", 0.1)) + 30 * n.startswith("convnet")
+    here = {"distilled": more, "convnet": 30, "convnet_distilled": 31}
+    level = lambda n, s, v: 50 + here.get(n, 0) * ((s, v) == ("fgsm", 0.1))
     assert judged(distillation_is_strongest, measured(level, networks, decoy=decoy)) == outcome
+
+
+@pytest.mark.parametrize("more, outcome", [(SURE, "holds"), (UNSURE, "fails"), (-5.0, "fails")])
+@pytest.mark.parametrize("decoy", [-30.0, 30.0])
+def test_b6_distillation_must_surely_help_the_convolutional_network(more, outcome, decoy):
+    networks = ("convnet_distilled", "convnet", "distilled", "control")
+    level = lambda n, s, v: 50 + dict(distilled=20.0, convnet_distilled=more).get(n, 0.0)
+    assert judged(distillation_is_strongest, measured(level, networks, decoy=decoy)) == outcome
+
+
+@pytest.mark.parametrize("decoy", [-40.0, 40.0])
+def test_the_lowest_view_is_found_seed_by_seed(decoy):
+    rows = measured(lambda n, s, v: 60.0, ("sleep", "authors"), decoy=decoy)
+    low = lowest_view(rows)
+    assert len(low) == 2 * 5 * len(EPS) and set(low.stress) == {"fgsm"}
+    one = low[(low.network == "sleep") & (low.seed == 0) & (low.level == 0.1)].accuracy.item()
+    assert one == 60 - 3 + min(decoy, 0)
+    table = gain(low, "sleep", "authors", "fgsm", ("lowest", "any"))
+    assert table["mean"].tolist() == pytest.approx([min(decoy, 0)] * len(EPS))
+    squares = gain(rows, "sleep", "authors", "fgsm", ("logits", "square"))
+    assert squares["mean"].tolist() == pytest.approx([decoy] * len(EPS))
 
 
 def nights(rate, change=lambda layer, seed: 0.5, rules=("A",), reset="zero", seeds=5):

@@ -137,8 +137,10 @@ def featured(
     full = load(data, size=size, valid=0.1).subset(n_test=images).to(pick_device())
     features = frozen_features(extractor, full.x_train)
     x, generator = features.of(full.x_train)[:, :, None, None], set_seed(seed)
+    order = torch.randperm(len(x), generator=generator)
+    x, y = x[order.to(x.device)], full.y_train[order.to(x.device)]
     net = reader(x[0].numel(), full.n_classes, tuple(hidden), False, "torch", "both", "classic").to(x.device)
-    descend(net, x, full.y_train, epochs, "cross_entropy", 0.1, 0.9, batch_size, generator)
+    descend(net, x, y, epochs, "cross_entropy", 0.1, 0.9, batch_size, generator)
     whole = lambda head: nn.Sequential(features, head).eval()
     some = torch.linspace(0, len(full.y_valid) - 1, min(valid_images, len(full.y_valid)), device=x.device).long()
     valid = as_images(full.x_valid[some]), full.y_valid[some]

@@ -119,7 +119,7 @@ def rival(
 # %% ../../nbs/sleep/05_rivals.ipynb #ce0cdaef
 def views_of(
     network: str,  # One of `NETWORKS`
-) -> list:  # Pairs (view, loss), first the one that hides nothing
+) -> list:  # Pairs (view, loss), first the one that is quoted
     "What is attacked."
     check_choice(network, NETWORKS, "network")
     if "distilled" in network:

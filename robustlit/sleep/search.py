@@ -129,15 +129,25 @@ def trials_of(
 
 
 def worth_of(
-    df: pd.DataFrame,  # Records: part, network ("awake" among them), seed, stress, level, accuracy
+    df: pd.DataFrame,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
     by: tuple = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
-    "What was tested, against the network awake, in points; intervals are not corrected for their number."
-    means = df[df["part"] == "test"].pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
-    groups = means.groupby([*by, "stress", "level"])
-    told = lambda m, name: str(paired_difference(m[name].to_numpy(), m["awake"].to_numpy()))
+    "What was tested, against the network awake, in points; FGSM says where its audit is red. Intervals are not corrected for their number."
+    tests = df[df["part"] == "test"]
+    red = tests.assign(red=tests["red"].fillna("") != "").groupby([*by, "seed"])["red"].any()
+    means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
+    groups = means.join(red).groupby([*by, "stress", "level"])
+
+    def told(m, name):
+        bad = int(m["red"].sum()) if "fgsm" in m.index.get_level_values("stress") else 0
+        return (
+            f"{paired_difference(m[name].to_numpy(), m['awake'].to_numpy())}"
+            + f"; audit red in {bad} of {len(m)}" * bool(bad)
+        )
+
     rest = [n for n in means if n != "awake"]
-    return groups.mean().assign(**{f"{n} - awake": groups.apply(lambda m, n=n: told(m, n)) for n in rest})
+    table = means.groupby([*by, "stress", "level"]).mean()
+    return table.assign(**{f"{n} - awake": groups.apply(told, n) for n in rest})
 
 
 def red_of(

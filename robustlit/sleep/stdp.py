@@ -52,7 +52,7 @@ class Rule:
     previous: str = "applied"  # As in `drive_factors`
     reset: str = "zero"  # After a spike: to "zero", "subtract" the threshold, or "none"
     strict: bool = False  # Whether a neuron fires above its threshold only, and not at it
-    rest_after: int | None = None  # Images after which all membranes are set to zero; never if None
+    rest_after: int | None = None  # Steps after which all membranes are set to zero; never if None
     shrink: bool = False  # Whether the weights are divided by `scale` once more on waking (the report's slip)
     biases: str = "keep"  # On waking: "keep", or new "random" ones (the report's slip); asleep there are none
 
@@ -90,7 +90,7 @@ REPORT = Rule(
     gated=False,
     normalise="weights",
     strict=True,
-    rest_after=128,
+    rest_after=12_800,
     shrink=True,
     biases="random",
 )
@@ -287,7 +287,7 @@ def _arrays(s: Stage) -> tuple:
 
 
 class EventEngine:
-    "Spikes through linear layers, at a cost in proportion to the spikes; on the CPU, in double precision."
+    "Spikes through linear layers: a step costs its spikes and one look at every membrane; on the CPU, in double precision."
 
     def __init__(
         self,
@@ -519,7 +519,7 @@ CHUNK = 256
 
 def _chunks(rule: Rule):
     "First and last step of each stretch; a rest falls between two of them."
-    batch, first = (rule.rest_after or 0) * rule.steps_per_image, 0
+    batch, first = rule.rest_after or 0, 0
     while first < rule.steps:
         last = min(first + CHUNK, rule.steps, *([(first // batch + 1) * batch] if batch else []))
         yield first, last, bool(batch) and last % batch == 0
@@ -562,7 +562,7 @@ def _watched(seen: list, layer: int, part: int) -> np.ndarray:
 # %% ../../nbs/sleep/03_stdp.ipynb #bc16efb4
 def sleep(
     net: nn.Module,  # A chain of Linear or Conv2d with ReLU between (see `chain`); changed in place, at the end
-    x: Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], on the network's device
+    x: Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], on the network's device; dreamt of in this order
     rule: Rule | str = "A",  # A `Rule`, or one of `RULES`
     generator: torch.Generator | None = None,  # Of the spikes, on the CPU; torch's own if None
     dream: Callable | None = None,  # What pixels do; by default `image_dream(x, rule.steps_per_image)`
