@@ -1069,7 +1069,7 @@ def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     rows = [
         dict(part="test", size=size, network=network, seed=seed, stress=stress, level=1.0)
         | dict(accuracy=50.0 + seed + (network == "slept") * (size + 0.1 * seed))
-        | dict(red="a check" if size == 2 and network == "awake" and seed else "")
+        | dict(red="a check" if size == 2 and network == "awake" and seed else "none")
         for size, network, seed, stress in itertools.product((1, 2), ("slept", "awake"), range(3), ("blur", "fgsm"))
     ]
     df = pd.concat([pd.DataFrame(rows)[::-1], pd.DataFrame(dict(part=["search"], size=1, seed=0))], ignore_index=True)
@@ -1083,7 +1083,7 @@ def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     alone = worth_of(df[df["size"] != 1])
     assert alone["slept - awake"].tolist() == table["slept - awake"].loc[2].tolist()
     red = red_of(df, ("size",))
-    assert red.loc[2, "awake"].tolist() == ["", "a check", "a check"] and red.loc[1, "slept"].tolist() == [""] * 3
+    assert red.loc[2, "awake"].tolist() == ["none", "a check", "a check"] and red.loc[1, "slept"].tolist() == ["none"] * 3
 
 
 # Patches, features, convolutions

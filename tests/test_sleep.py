@@ -432,6 +432,12 @@ def test_the_published_vectors():
     assert REPORT.thresholds == (16.281, 0.369, 16.371) and not REPORT.gated and REPORT.leak == 1
 
 
+def test_a_switch_of_the_drive_leaves_the_rests_where_they_were():
+    rested = lambda rule: [last for _, last, rest in stdp._chunks(dataclasses.replace(rule, steps=30_000)) if rest]
+    assert rested(REPORT) == [12_800, 25_600] and rested(A) == []
+    assert rested(dataclasses.replace(REPORT, steps_per_image=1, dt=0.001, per_spike=2.0)) == [12_800, 25_600]
+
+
 # Dreams
 
 

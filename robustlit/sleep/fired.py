@@ -91,8 +91,8 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     total = df.groupby(["seed", "layer"])["spikes"].sum().unstack()
     told = "spikes a night: " + ", ".join(f"{n:.0f} in layer {k}" for k, n in total.mean().items())
     told += f"; little spiking: {'yes' if little else 'no'}; little change: {'yes' if still else 'no'}"
-    values = {f"spikes, layer {k}": n.to_numpy() for k, n in total.items()}
-    return Finding(little and still, told, values | {f"change, layer {k}": change[k].to_numpy() for k in change})
+    values = {f"change, layer {k} ({n:.0f} spikes)": change[k].to_numpy() for k, n in total.mean().items()}
+    return Finding(little and still, told, values)
 
 
 @claim(

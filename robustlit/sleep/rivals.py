@@ -82,7 +82,8 @@ def _fine_tuned(net, network, x, y, epochs, how, generator):
 # %% ../../nbs/sleep/05_rivals.ipynb #e85c8a02
 def _asleep(net, network, x, asleep, generator):
     if network == "sleep_report":
-        sleep(net, x[:asleep], "report", generator, steps=100 * asleep)
+        shown = x[:asleep]
+        sleep(net, shown, "report", generator, steps=100 * len(shown))
     else:
         sleep(net, x, "B" if network == "sleep_B" else "A", generator)
 
@@ -94,7 +95,7 @@ def rival(
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: int = 2,  # Passes over the training images, in training and in fine-tuning
     batch_size: int | None = None,  # Images a step; 100 (authors) or 128 (report) if None
-    asleep: int = 50,  # Images that the report's sleep sees
+    asleep: int = 27_105,  # Images that the report's sleep sees, 100 steps each; no more than there are
 ) -> nn.Module:  # Images in [0, 1] to logits, in eval mode
     "A network of the comparison, from its file if it has been made before."
     parameters = dict(locals())

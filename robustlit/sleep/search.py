@@ -134,7 +134,7 @@ def worth_of(
 ) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
     "What was tested, against the network awake, in points; FGSM says where its audit is red. Intervals are not corrected for their number."
     tests = df[df["part"] == "test"]
-    red = tests.assign(red=tests["red"].fillna("") != "").groupby([*by, "seed"])["red"].any()
+    red = tests.assign(red=tests["red"] != "none").groupby([*by, "seed"])["red"].any()
     means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
     groups = means.join(red).groupby([*by, "stress", "level"])
 
