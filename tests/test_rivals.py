@@ -1075,10 +1075,11 @@ def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     df = pd.concat([pd.DataFrame(rows)[::-1], pd.DataFrame(dict(part=["search"], size=1, seed=0))], ignore_index=True)
     table = worth_of(df, ("size",))
     assert table.awake.tolist() == [51] * 4 and table.slept.tolist() == pytest.approx([52.1, 52.1, 53.1, 53.1])
-    for size, warning in ((1, ""), (2, "; audit red in 2 of 3")):
-        want = paired_difference([size, size + 0.1, size + 0.2], [0, 0, 0])
-        assert table["slept - awake"].loc[size, "blur", 1.0] == str(want)
-        assert table["slept - awake"].loc[size, "fgsm", 1.0] == f"{want}{warning}"
+    for size, warning in ((1, ""), (2, ", red in 2 of 3")):
+        d = paired_difference([size, size + 0.1, size + 0.2], [0, 0, 0])
+        want = f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]"
+        assert table["slept - awake"].loc[size, "blur", 1.0] == want
+        assert table["slept - awake"].loc[size, "fgsm", 1.0] == want + warning
     assert "awake - awake" not in table and table.shape == (4, 3)
     alone = worth_of(df[df["size"] != 1])
     assert alone["slept - awake"].tolist() == table["slept - awake"].loc[2].tolist()

@@ -132,18 +132,16 @@ def worth_of(
     df: pd.DataFrame,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
     by: tuple = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
-    "What was tested, against the network awake, in points; FGSM says where its audit is red. Intervals are not corrected for their number."
+    "What was tested, against the network awake, in points; where the audit is red, FGSM says in how many seeds. Intervals are not corrected for their number."
     tests = df[df["part"] == "test"]
     red = tests.assign(red=tests["red"] != "none").groupby([*by, "seed"])["red"].any()
     means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
     groups = means.join(red).groupby([*by, "stress", "level"])
 
     def told(m, name):
-        bad = int(m["red"].sum()) if "fgsm" in m.index.get_level_values("stress") else 0
-        return (
-            f"{paired_difference(m[name].to_numpy(), m['awake'].to_numpy())}"
-            + f"; audit red in {bad} of {len(m)}" * bool(bad)
-        )
+        d = paired_difference(m[name].to_numpy(), m["awake"].to_numpy())
+        red = m["red"].sum() if "fgsm" in m.index.get_level_values("stress") else 0
+        return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + (f", red in {red} of {d.n}" if red else "")
 
     rest = [n for n in means if n != "awake"]
     table = means.groupby([*by, "stress", "level"]).mean()
