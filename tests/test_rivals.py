@@ -1084,7 +1084,9 @@ def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     alone = worth_of(df[df["size"] != 1])
     assert alone["slept - awake"].tolist() == table["slept - awake"].loc[2].tolist()
     red = red_of(df, ("size",))
-    assert red.loc[2, "awake"].tolist() == ["none", "a check", "a check"] and red.loc[1, "slept"].tolist() == ["none"] * 3
+    assert (
+        red.loc[2, "awake"].tolist() == ["none", "a check", "a check"] and red.loc[1, "slept"].tolist() == ["none"] * 3
+    )
 
 
 # Patches, features, convolutions
