@@ -67,7 +67,8 @@ def _from_scratch(net, network, x, y, epochs, how, generator):
     if "distilled" not in network:
         return descend(net, x, y, epochs, generator=generator, **how)
     *hidden, n_classes = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
-    teacher, how = untrained(network, x, n_classes, hidden).to(x.device), {k: v for k, v in how.items() if k != "loss"}
+    teacher = untrained(network, x, n_classes, tuple(hidden)).to(x.device)
+    how = {k: v for k, v in how.items() if k != "loss"}
     return distil(teacher, net, x, y, 50.0, epochs, generator, WEIGHTS[network], **how)
 
 
