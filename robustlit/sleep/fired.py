@@ -101,8 +101,8 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     statement="Without a reset all neurons would eventually spike continuously",
     source="report, Conclusion",
     published="all neurons spike continuously",
-    condition="reset left out, vector A, within 27,105 steps: in every seed the mean firing rate of the three layers does not fall from one quarter of the night to the "
-    "next and ends above 50 %; an artefact if that is so with the report's reading only",
+    condition="reset left out, vector A, within 27,105 steps: in every seed the mean firing rate of the three layers does not fall from "
+    "one quarter of the night to the next and ends above 50 %; an artefact if that is so with the report's reading only",
     experiment="sleep/fired",
     where=dict(rule=["A", "report"], factor=1, reset="none"),
     min_seeds=3,
