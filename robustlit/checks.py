@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-# %% ../nbs/foundations/00_checks.ipynb #6fd8bb18
+# %% ../nbs/foundations/00_checks.ipynb #c09df3c1
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     CPUGenerator = Annotated[torch.Generator, "on the CPU"]
     Device = Annotated[str | torch.device, "of this machine"]
 
-# %% ../nbs/foundations/00_checks.ipynb #bd36feb1
+# %% ../nbs/foundations/00_checks.ipynb #7cf74896
 def nearest(
     name,  # What the caller gave
     known: Iterable,  # What there is; a mapping from what is searched to what is shown
@@ -58,7 +58,7 @@ def check_choice(
         return value
     raise ValueError(f"`{name}` is unknown: {value!r}; {nearest(value, choices)}")
 
-# %% ../nbs/foundations/00_checks.ipynb #7d868cd9
+# %% ../nbs/foundations/00_checks.ipynb #9326ff15
 @dataclass(frozen=True, eq=False, repr=False)
 class Spec:
     "What an argument must be besides its type."
@@ -87,7 +87,7 @@ def check_with(
     "Whatever a function of your own accepts."
     return Spec(f"check_with({getattr(check, '__name__', check)})", "", check, bad, raises=True)
 
-# %% ../nbs/foundations/00_checks.ipynb #c961c25b
+# %% ../nbs/foundations/00_checks.ipynb #cedf25ac
 def at_least(
     low: float,  # Smallest value allowed
 ) -> Spec:  # For an annotation
@@ -109,7 +109,7 @@ def between(
     "From `low` to `high`, both allowed."
     return Spec(f"between({low}, {high})", f"from {low} to {high}", lambda v: low <= v <= high, (low - 1, high + 1))
 
-# %% ../nbs/foundations/00_checks.ipynb #517a2199
+# %% ../nbs/foundations/00_checks.ipynb #a42d65df
 def above(
     low: float,  # Largest value that is too small
 ) -> Spec:  # For an annotation
@@ -134,7 +134,7 @@ def one_of(
 
 not_empty = Spec("not_empty", "that is not empty", lambda v: len(v) > 0, ((), ""))
 
-# %% ../nbs/foundations/00_checks.ipynb #9dbcec07
+# %% ../nbs/foundations/00_checks.ipynb #619cc66c
 def _shown(value) -> str:
     "A value for a message: itself if it is short, else its type."
     text = repr(value) if isinstance(value, str | numbers.Number | list | tuple | set | dict | None) else ""
@@ -177,7 +177,7 @@ class Check:
         found = [*self.wrong, *(() if self.accepts(None) else (None,)), *self.bad_elements]
         return found + [v for s in self.specs for v in s.bad if s.raises or self.accepts(v)]
 
-# %% ../nbs/foundations/00_checks.ipynb #37c82fd5
+# %% ../nbs/foundations/00_checks.ipynb #2febc625
 class _Either(Check):
     "One of several checks."
 
@@ -208,7 +208,7 @@ class _Either(Check):
     def bad(self):
         return [v for p in self.parts for v in p.bad() if not self.takes(v)] + [v for s in self.specs for v in s.bad]
 
-# %% ../nbs/foundations/00_checks.ipynb #870db4c9
+# %% ../nbs/foundations/00_checks.ipynb #d22df7c3
 def _is_int(v):
     return type(v) is int or (isinstance(v, numbers.Integral) and not isinstance(v, bool))
 
@@ -220,15 +220,19 @@ def _is_float(v):
 def _is_bool(v):
     return isinstance(v, bool) or (type(v).__module__ == "numpy" and type(v).__name__.startswith("bool"))
 
-# %% ../nbs/foundations/00_checks.ipynb #7ff22c90
+# %% ../nbs/foundations/00_checks.ipynb #e4cb4caa
 def _is_sequence(v):
     return hasattr(v, "__len__") and hasattr(v, "__getitem__") and not isinstance(v, str | bytes | Mapping)
+
+
+def _is_collection(v):
+    return hasattr(v, "__len__") and hasattr(v, "__iter__") and not isinstance(v, str | bytes)
 
 
 def _is_iterable(v):
     return hasattr(v, "__iter__") and not isinstance(v, str | bytes)
 
-
+# %% ../nbs/foundations/00_checks.ipynb #28c8281c
 _finite = Spec("finite", "", math.isfinite, (math.nan, math.inf))
 _plain = {
     int: Check("a whole number", _is_int, bad=(True, 1.5, "1")),
@@ -239,14 +243,15 @@ _plain = {
     Callable: Check("a function", callable, bad=(1, "no function")),
     Mapping: Check("a dict", lambda v: isinstance(v, Mapping), bad=(1, "dict", [1])),
     abc.Sequence: Check("a list", _is_sequence, bad=(3, "abc")),
+    abc.Collection: Check("a list", _is_collection, bad=(3, "abc")),
     Iterable: Check("a list", _is_iterable, bad=(3, "abc")),
 }
-_same = {dict: Mapping, list: abc.Sequence, tuple: abc.Sequence, abc.Collection: Iterable}
+_same = {dict: Mapping, list: abc.Sequence, tuple: abc.Sequence}
 
-# %% ../nbs/foundations/00_checks.ipynb #4fd26ec3
+# %% ../nbs/foundations/00_checks.ipynb #bcd0b89a
 def _listed(value):
     "The elements of a value that can be looked at without using it up; those of an array as Python's own numbers."
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, list | tuple | range | abc.Set | Mapping):
         return value
     found = value.tolist() if hasattr(value, "tolist") else ()
     return found if isinstance(found, list) else [found]
@@ -276,7 +281,7 @@ def _class_check(cls: type) -> Check:
     bad = [v for v in (0, "none of these") if not isinstance(v, cls)]
     return Check(f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}", lambda v: isinstance(v, cls), bad=bad)
 
-# %% ../nbs/foundations/00_checks.ipynb #d2c9fd17
+# %% ../nbs/foundations/00_checks.ipynb #3b8f41fd
 def _literal(choices) -> Check:
     "One of the values of a `Literal`."
     kinds = tuple({type(c) for c in choices})
@@ -324,12 +329,12 @@ def check_of(
     opaque = getattr(annotation, "_is_protocol", False) and annotation.__module__ not in ("collections.abc", "typing")
     return known or (None if opaque else _class_check(annotation))
 
-# %% ../nbs/foundations/00_checks.ipynb #3d35fed8
+# %% ../nbs/foundations/00_checks.ipynb #acb3a5ec
 Count = Annotated[int, at_least(1)]
 Seed = Annotated[int, between(0, 2**32 - 1)]
 Share = Annotated[float, between(0, 1)]
 
-# %% ../nbs/foundations/00_checks.ipynb #fd3f2465
+# %% ../nbs/foundations/00_checks.ipynb #c77b735b
 def _annotation(fn: Callable, p: inspect.Parameter):
     "A parameter's annotation; one that was postponed is looked up where the function was written."
     if not isinstance(p.annotation, str):
@@ -345,7 +350,7 @@ def checks_of(
     "What the annotations of a function demand."
     return {k: check_of(_annotation(fn, p)) for k, p in inspect.signature(fn).parameters.items()}
 
-# %% ../nbs/foundations/00_checks.ipynb #839f20a9
+# %% ../nbs/foundations/00_checks.ipynb #2bccd0bd
 def _plan(fn: Callable) -> tuple:
     "The checks of a function: by place, by name, of further positional and of further named arguments."
     kinds, checks = inspect.signature(fn).parameters, checks_of(fn)
@@ -354,7 +359,7 @@ def _plan(fn: Callable) -> tuple:
     others = next(((k, checks[k]) for k, p in kinds.items() if p.kind is p.VAR_POSITIONAL and checks[k]), None)
     return places, by_name, others, next((checks[k] for k, p in kinds.items() if p.kind is p.VAR_KEYWORD), None)
 
-# %% ../nbs/foundations/00_checks.ipynb #53461407
+# %% ../nbs/foundations/00_checks.ipynb #2d0772d4
 F = typing.TypeVar("F", bound=Callable)
 
 
@@ -387,7 +392,7 @@ def checked(
 
     return typing.cast(F, call)
 
-# %% ../nbs/foundations/00_checks.ipynb #dc010f72
+# %% ../nbs/foundations/00_checks.ipynb #3b031be6
 def check_values(
     fn: Callable,  # Any function
     values: Mapping,  # Parameter's name to value, as many as you like
@@ -499,7 +504,7 @@ def check_labels(
             raise ValueError(f"`{name}` must hold labels from 0{top}, got {low} to {high}")
     return y
 
-# %% ../nbs/foundations/00_checks.ipynb #3f21cfff
+# %% ../nbs/foundations/00_checks.ipynb #fbf157c2
 def check_bytes(
     x: "Tensor",  # What the caller gave
     name: str = "x",  # The argument's name, for the message
@@ -523,7 +528,7 @@ def devices() -> list:  # "cpu" first
         here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return here + ["mps"] * torch.backends.mps.is_available()
 
-# %% ../nbs/foundations/00_checks.ipynb #27e2e263
+# %% ../nbs/foundations/00_checks.ipynb #467337d9
 def _on_cpu(generator, name):
     if generator.device.type != "cpu":
         raise ValueError(f"`{name}` must be a CPU generator (tensors may be anywhere), got {generator.device}")
@@ -536,7 +541,7 @@ def _is_here(device, name):
 def _class_numbers(y, name):
     check_labels(y, name=name)
 
-# %% ../nbs/foundations/00_checks.ipynb #6c578e7f
+# %% ../nbs/foundations/00_checks.ipynb #b41be335
 def __getattr__(name: str):
     if name not in ("Images", "Pixels", "Labels", "Generator", "CPUGenerator", "Device"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
