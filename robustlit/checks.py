@@ -253,7 +253,9 @@ def _listed(value):
     "The elements of a value that can be looked at without using it up; those of an array as Python's own numbers."
     if isinstance(value, list | tuple | range | abc.Set | Mapping):
         return value
-    found = value.tolist() if hasattr(value, "tolist") else ()
+    if not hasattr(value, "tolist"):
+        return ()
+    found = value.tolist()
     return found if isinstance(found, list) else [found]
 
 
