@@ -15,6 +15,7 @@ import functools
 import inspect
 import math
 import numbers
+import operator
 import sys
 import types
 import typing
@@ -337,29 +338,44 @@ Seed = Annotated[int, between(0, 2**32 - 1)]
 Share = Annotated[float, between(0, 1)]
 
 # %% ../nbs/foundations/00_checks.ipynb #c77b735b
-def _annotation(fn: Callable, p: inspect.Parameter):
-    "A parameter's annotation; one that was postponed is looked up where the function was written."
-    if not isinstance(p.annotation, str):
-        return p.annotation
-    inner = inspect.unwrap(fn)
-    cells = zip(inner.__code__.co_freevars, inner.__closure__ or ())
-    return eval(p.annotation, inner.__globals__, {k: c.cell_contents for k, c in cells})
+def _written(fn: Callable) -> list:
+    "The parameters as they were written, without those that are already given."
+    bound = isinstance(fn, type) or inspect.ismethod(fn)
+    inner = inspect.unwrap(typing.cast(Any, fn).__init__ if isinstance(fn, type) else getattr(fn, "__func__", fn))
+    found = list(inspect.signature(inner).parameters.values())[bound:]
+    if not any(isinstance(p.annotation, str) for p in found):
+        return found
+    cells = dict(zip(inner.__code__.co_freevars, (c.cell_contents for c in inner.__closure__ or ())))
+    look = lambda a: eval(a, inner.__globals__, cells) if isinstance(a, str) else a
+    return [p.replace(annotation=look(p.annotation)) for p in found]
 
 
 def checks_of(
-    fn: Callable,  # Any function
+    fn: Callable,  # Any function, method or class
 ) -> dict:  # Parameter's name to its `Check`, None where anything goes
     "What the annotations of a function demand."
-    return {k: check_of(_annotation(fn, p)) for k, p in inspect.signature(fn).parameters.items()}
+    return {p.name: check_of(p.annotation) for p in _written(fn)}
 
 # %% ../nbs/foundations/00_checks.ipynb #2bccd0bd
 def _plan(fn: Callable) -> tuple:
     "The checks of a function: by place, by name, of further positional and of further named arguments."
-    kinds, checks = inspect.signature(fn).parameters, checks_of(fn)
-    places = [(k, checks[k]) for k, p in kinds.items() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    by_name = {k: checks[k] for k, p in kinds.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    others = next(((k, checks[k]) for k, p in kinds.items() if p.kind is p.VAR_POSITIONAL and checks[k]), None)
-    return places, by_name, others, next((checks[k] for k, p in kinds.items() if p.kind is p.VAR_KEYWORD), None)
+    kinds, checks = _written(fn), checks_of(fn)
+    places = [(p.name, checks[p.name]) for p in kinds if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    by_name = {p.name: checks[p.name] for p in kinds if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    others = next(((p.name, checks[p.name]) for p in kinds if p.kind is p.VAR_POSITIONAL and checks[p.name]), None)
+    return places, by_name, others, next((checks[p.name] for p in kinds if p.kind is p.VAR_KEYWORD), None)
+
+
+def _bare(annotation):
+    "An annotation without its specs, for the signature that documentation shows."
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _bare(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_bare, args))
+    if origin in (None, typing.Literal, Callable) or not args:
+        return annotation
+    return origin[tuple(map(_bare, args))]
 
 # %% ../nbs/foundations/00_checks.ipynb #2d0772d4
 F = typing.TypeVar("F", bound=Callable)
@@ -373,12 +389,12 @@ def checked(
         cls = typing.cast(Any, fn)
         cls.__init__ = checked(cls.__init__)
         return fn
-    plan = []
+    plan = None
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
-        if not plan:
-            plan.extend(_plan(fn))
+        nonlocal plan
+        plan = plan or _plan(fn)
         places, by_name, others, extra = plan
         for value, (name, check) in zip(args, places):
             if check is not None:
@@ -392,6 +408,9 @@ def checked(
                 check(value, name)
         return fn(*args, **kwargs)
 
+    shown = inspect.signature(fn)
+    bare = [p.replace(annotation=_bare(p.annotation)) for p in shown.parameters.values()]
+    typing.cast(Any, call).__signature__ = shown.replace(parameters=bare)
     return typing.cast(F, call)
 
 # %% ../nbs/foundations/00_checks.ipynb #3b031be6
@@ -400,22 +419,23 @@ def check_values(
     values: Mapping,  # Parameter's name to value, as many as you like
 ):
     "Refuse values that a function would refuse, and names that it does not know, without calling it."
-    checks = checks_of(fn)
+    places, by_name, _, extra = _plan(fn)
+    known = dict(places) | by_name
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in _written(fn))
     for name, value in values.items():
-        if name not in checks:
-            raise TypeError(f"{getattr(fn, '__name__', fn)} has no parameter `{name}`; {nearest(name, list(checks))}")
-        if checks[name] is not None:
-            checks[name](value, name)
+        if name not in known and not takes_more:
+            raise TypeError(f"{getattr(fn, '__name__', fn)} has no parameter `{name}`; {nearest(name, list(known))}")
+        check = known.get(name, extra)
+        if check is not None:
+            check(value, name)
 
 
 def bad_values(
     fn: Callable,  # Any function
 ) -> dict:  # Parameter's name to a list of values
     "Values that each argument must refuse, from its annotation; none where anything goes."
-    kinds = inspect.signature(fn).parameters
-    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    named = {k: check for k, check in checks_of(fn).items() if kinds[k].kind not in variadic}
-    return {k: [] if check is None else check.bad() for k, check in named.items()}
+    places, by_name, *_ = _plan(fn)
+    return {name: [] if check is None else check.bad() for name, check in (dict(places) | by_name).items()}
 
 # %% ../nbs/foundations/00_checks.ipynb #50c8a790
 def _between(low, high):

@@ -163,7 +163,7 @@ _Border = Annotated[str, one_of(("nearest", "reflect", "mirror"))]
 @checked
 def blur(
     x: Tensor,  # Images (n, c, h, w)
-    sigma: _Sigma,  # Standard deviation in pixels
+    sigma: _Sigma,  # Standard deviation in pixels, at least 0
     border: _Border = "nearest",  # What lies outside: 'nearest', 'reflect' (edge pixel repeated) or 'mirror' (not repeated)
     radius: Annotated[int, at_least(0)] | None = None,  # Of the kernel in pixels; 4 sigma if None
     vertical_only: bool = False,  # Whether to leave the rows alone
@@ -976,9 +976,9 @@ _Switch = Annotated[str, one_of(COMPAT)]
 def corrupt(
     x: _Pictures,  # Float images (n, c, h, w) in [0, 1], 1 or 3 channels, at least 8 x 8
     name: _Name,  # One of `CORRUPTIONS`
-    severity: Annotated[int, between(1, 5)] = 1,
+    severity: Annotated[int, between(1, 5)] = 1,  # From 1 to 5
     calibration: _Calibration = "auto",  # One of `CALIBRATIONS`, or 'auto' by channels and size
-    generator: CPUGenerator | None = None,  # One draw an image; torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator: one draw an image; torch's global one if None
     index: _Places | None = None,  # Places in the data set, counted from the generator's seed, (n,)
     compat: _Switch | Collection[_Switch] = (),  # Known errors to repeat, of `COMPAT`
 ) -> Tensor:  # Same shape, type and device, in [0, 1]

@@ -110,9 +110,9 @@ def _flip(x: Tensor, rate: float, positions: list, generator) -> tuple:
 @checked
 def flip_bits(
     x: Annotated[Tensor, check_with(_floating, torch.arange(3))],  # Floats of any shape, type and device
-    rate: Share,  # Probability that a bit flips
+    rate: Share,  # Probability that a bit flips, from 0 to 1
     bits: Bits = None,  # Positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: CPUGenerator | None = None,  # Torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator; torch's global one if None
 ) -> Tensor:  # A copy; may hold infinities and NaN
     "A tensor after each of its bits flipped with probability `rate`."
     return _flip(x, float(rate), _bit_positions(bits, x.dtype), generator)[0]
@@ -254,11 +254,11 @@ def _flipped_tensors(found, rate, bits, generator, faults):
 @contextmanager
 def faulty(
     net: nn.Module,  # Any network
-    rate: Share,  # Probability that a bit flips
+    rate: Share,  # Probability that a bit flips, from 0 to 1
     where: Annotated[str, one_of(WHERE)] = "weights",  # 'weights', 'batch_norm' or 'activations'
     layers: str | Iterable[str] | None = None,  # Names as in `net.named_modules()`; all if None
     bits: Bits = None,  # Of floats: positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: CPUGenerator | None = None,  # Torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator; torch's global one if None
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
 ) -> Generator[Faults, None, None]:  # How many bits have flipped
     "The network with flipped bits for the length of a `with` block, restored exactly."
@@ -310,12 +310,12 @@ def fault_curve(
     net: nn.Module,  # Images in [0, 1] to logits
     x: Annotated[Images, not_empty],  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Their labels (n,), int64
-    rates: Iterable[Share] = RATES,  # Probabilities that a bit flips
+    rates: Iterable[Share] = RATES,  # Probabilities that a bit flips, each from 0 to 1
     where: Annotated[str, one_of(WHERE)] = "weights",  # 'weights', 'batch_norm' or 'activations'
     layers: str | Iterable[str] = "all",  # 'all' together, 'each' alone, or names
     draws: Count = 20,  # Repetitions at each rate
     bits: Bits = None,  # Of floats: positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: CPUGenerator | None = None,  # One number a draw; torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator: one number a draw; torch's global one if None
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
     batch_size: Count = 1000,  # Images at a time
 ) -> (

@@ -74,7 +74,7 @@ def _whole(data: Dataset, name: str, **changes) -> Task:
 @checked
 def permuted(
     data: Dataset,  # Any data set
-    n_tasks: Count,  # How many
+    n_tasks: Count,  # How many, at least 1
     seed: Seed = 0,  # Of the permutations; more tasks leave the first ones as they are
     first_identity: bool = False,  # Whether the first task is the original, unpermuted
 ) -> list:  # Of `Task`
@@ -178,7 +178,7 @@ def vehicles_and_animals(
 @checked
 def subsets(
     data: Dataset,  # Any data set
-    n: Count,  # How many subsets, up to the number of training images
+    n: Count,  # How many subsets, from 1 to the number of training images
     seed: Seed = 0,  # Of the permutation of the images
 ) -> list:  # Of `Task`, whose sizes differ by at most one
     "The training images dealt out into `n` disjoint subsets; the same test images for all."
