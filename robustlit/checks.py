@@ -24,18 +24,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-# %% ../nbs/foundations/00_checks.ipynb #c09df3c1
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    Images = Annotated[Tensor, "float batch (n, c, h, w) in [0, 1]"]
-    Pixels = Annotated[Tensor, "uint8 batch (n, c, h, w)"]
-    Labels = Annotated[Tensor, "int64 class numbers (n,)"]
-    Generator = Annotated[torch.Generator, "on any device"]
-    CPUGenerator = Annotated[torch.Generator, "on the CPU"]
-    Device = Annotated[str | torch.device, "of this machine"]
-
 # %% ../nbs/foundations/00_checks.ipynb #7cf74896
 def nearest(
     name,  # What the caller gave
@@ -476,10 +464,10 @@ def check_int(
 
 # %% ../nbs/foundations/00_checks.ipynb #cbc97d22
 def check_images(
-    x: "Tensor",  # What the caller gave
+    x,  # What the caller gave
     name: str = "x",  # The argument's name, for the message
     channels: int | None = None,  # Number of channels expected, any if None
-) -> "Tensor":  # `x`
+):  # `x`
     "A float batch (n, c, h, w) with every pixel in [0, 1]; `TypeError` for the type, `ValueError` for the rest."
     import torch
 
@@ -503,11 +491,11 @@ def check_images(
 
 
 def check_labels(
-    y: "Tensor",  # What the caller gave
+    y,  # What the caller gave
     n: int | None = None,  # How many there must be, any number if None
     n_classes: int | None = None,  # Labels must be below this, if given
     name: str = "y",  # The argument's name, for the message
-) -> "Tensor":  # `y`
+):  # `y`
     "A vector of `int64` class numbers from 0 to `n_classes` - 1; `TypeError` for the type, `ValueError` for the rest."
     import torch
 
@@ -528,9 +516,9 @@ def check_labels(
 
 # %% ../nbs/foundations/00_checks.ipynb #fbf157c2
 def check_bytes(
-    x: "Tensor",  # What the caller gave
+    x,  # What the caller gave
     name: str = "x",  # The argument's name, for the message
-) -> "Tensor":  # `x`
+):  # `x`
     "A uint8 batch (n, c, h, w); `TypeError` for the type, `ValueError` for the shape."
     import torch
 
@@ -551,6 +539,18 @@ def devices() -> list:  # "cpu" first
     return here + ["mps"] * torch.backends.mps.is_available()
 
 # %% ../nbs/foundations/00_checks.ipynb #467337d9
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    Images = Annotated[Tensor, "float batch (n, c, h, w) in [0, 1]"]
+    Pixels = Annotated[Tensor, "uint8 batch (n, c, h, w)"]
+    Labels = Annotated[Tensor, "int64 class numbers (n,)"]
+    Generator = Annotated[torch.Generator, "on any device"]
+    CPUGenerator = Annotated[torch.Generator, "on the CPU"]
+    Device = Annotated[str | torch.device, "of this machine"]
+
+
 def _on_cpu(generator, name):
     if generator.device.type != "cpu":
         raise ValueError(f"`{name}` must be a CPU generator (tensors may be anywhere), got {generator.device}")
