@@ -84,7 +84,7 @@ nbs: $(STAMP)
 	@$(BIN)/nbdev-test --n-workers $(JOBS) --timing
 
 unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs
+	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadfile
 
 docs: $(STAMP)
 	@set -e; if command -v quarto >/dev/null; then $(BIN)/nbdev-docs; else $(BIN)/python tools/build_docs.py; fi; \
