@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import multiprocessing
 import shutil
 import subprocess
@@ -74,8 +75,8 @@ def test_equal_parameters_are_one_run():
     key = key_of(slope, rate=1, widths=[4, 4])
     assert key == key_of(slope, rate=1.0, widths=(4, 4.0)) == key_of(slope, rate=np.float64(1), n=np.int64(3))
     assert key == key_of(slope, profile="cpu", n=3) == key_of(slope, rate=None)
-    others = [dict(rate=2), dict(seed=1), dict(widths=(4,)), dict(rate=True)]
-    assert len({key, *(key_of(slope, **o) for o in others)}) == 5
+    others = [dict(rate=2), dict(seed=1), dict(widths=(4,))]
+    assert len({key, *(key_of(slope, **o) for o in others)}) == 4
 
 
 def test_keys_stay_what_they_were():
@@ -174,7 +175,7 @@ def test_rows_come_back_as_they_were():
     got = recorded(kinds)
     assert got.b.tolist() == [True, False] and got.i.tolist() == [1, 2] and got.s[0] == "a" and pd.isna(got.s[1])
     assert got.f[0] == 0.1 and np.isnan(got.f[1]) and [list(v) for v in got.v] == [[1.5], [2.5, 3.0]]
-    pack(kinds)
+    pack(kinds, smoke=True)
     pd.testing.assert_frame_equal(got, recorded(kinds))
 
 
@@ -199,7 +200,7 @@ def test_force_adds_and_the_newest_counts(store):
     assert recorded(drifting).y[0] == 1 and recorded(drifting, force=True).y[0] == 2 == recorded(drifting).y[0]
     assert [p.name.split(".", 1)[1] for p in store.run_paths("local/drifting")] == ["parquet", "2.parquet"]
     assert store.run_paths("local/drifting")[0].read_bytes() == before
-    assert read_records(pack(drifting))[0].frame().y.tolist() == [2]
+    assert read_records(pack(drifting, smoke=True))[0].frame().y.tolist() == [2]
 
 
 def test_two_processes_make_the_same_record(store):
@@ -267,14 +268,14 @@ def test_damaged_record_is_set_aside_and_run_again(damage, store):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_table_is_named_and_never_replaced(damage, store):
     recorded(slope)
-    path = pack(slope)
+    path = pack(slope, smoke=True)
     damage(path)
     wrong = path.read_bytes()
     store.run_paths("local/slope")[0].unlink()
     with pytest.warns(UserWarning, match="is damaged.*restore it from git"):
         assert missing(slope) == [{}]
     with pytest.raises(DamagedRecord, match=path.name):
-        pack(slope)
+        pack(slope, smoke=True)
     assert path.read_bytes() == wrong
 
 
@@ -285,20 +286,20 @@ def test_pack_is_stable_whatever_the_order(store, tmp_path):
     for seed in (2, 0, 1):
         recorded(slope, seed=seed)
     recorded(slope, "cpu")
-    first = pack(slope).read_bytes()
-    assert pack(slope).read_bytes() == first
+    first = pack(slope, smoke=True).read_bytes()
+    assert pack(slope, smoke=True).read_bytes() == first
     other = Store(tmp_path / "runs2", tmp_path / "results2")
     for path in reversed(store.run_paths("local/slope")):
         adopt(path, other)
-    assert pack(slope, other).read_bytes() == first
+    assert pack(slope, other, smoke=True).read_bytes() == first
 
 
 def test_pack_keeps_what_is_already_there(store):
     recorded(slope, seed=0)
-    pack(slope)
+    pack(slope, smoke=True)
     store.run_paths("local/slope")[0].unlink()
     recorded(slope, seed=1)
-    path = pack("local/slope")
+    path = pack("local/slope", smoke=True)
     assert sorted(r.parameters["seed"] for r in read_records(path)) == [0, 1]
     recorded(slope, seed=0)
     assert len(calls) == 2
@@ -307,7 +308,7 @@ def test_pack_keeps_what_is_already_there(store):
 def test_two_packs_at_once(store):
     for seed in range(3):
         recorded(slope, seed=seed)
-    fork(lambda i: pack(slope), n=3)
+    fork(lambda i: pack(slope, smoke=True), n=3)
     assert len(read_records(store.table_path("local/slope"))) == 3
     assert [p.name for p in store.table_path("local/slope").parent.iterdir()] == ["slope.parquet"]
 
@@ -319,13 +320,13 @@ def test_pack_unites_records_of_different_columns(store):
 
     recorded(growing, seed=0), recorded(growing, seed=1)
     before = [r.rows.column_names for r in store.load("local/growing").values()]
-    assert [r.rows.column_names for r in read_records(pack(growing))] == before == [["y"], ["y", "extra"]]
+    assert [r.rows.column_names for r in read_records(pack(growing, smoke=True))] == before == [["y"], ["y", "extra"]]
     assert records(growing, seed=1).extra.tolist() == ["a"]
 
 
 def test_nothing_to_pack_is_said():
     with pytest.raises(ValueError, match="local/slope has no records under"):
-        pack(slope)
+        pack(slope, smoke=True)
 
 
 # Records from elsewhere
@@ -485,7 +486,7 @@ def test_project_folder_is_the_nearest_with_results(tmp_path, monkeypatch):
 
 def test_outside_a_project_the_packages_tables_are_read(tmp_path, monkeypatch, store):
     recorded(slope, seed=1)
-    table = pack(slope)
+    table = pack(slope, smoke=True)
     package = tmp_path / "site-packages" / "robustlit"
     (package / "results" / "local").mkdir(parents=True)
     table.rename(package / "results" / "local" / table.name)
@@ -497,17 +498,40 @@ def test_outside_a_project_the_packages_tables_are_read(tmp_path, monkeypatch, s
     monkeypatch.setattr(rec.robustlit, "__file__", str(package / "__init__.py"))
     assert records(slope).seed.unique().tolist() == [1] and Store().names() == ["local/slope"]
     recorded(slope, seed=1), recorded(slope, seed=2)
-    assert len(calls) == 2 and pack(slope) == tmp_path / "elsewhere" / "results" / "local" / "slope.parquet"
+    assert len(calls) == 2 and pack(slope, smoke=True) == tmp_path / "elsewhere" / "results" / "local" / "slope.parquet"
     assert set(records(slope).seed) == {1, 2} and len(list(package.rglob("*.parquet"))) == 1
 
 
-def test_a_notebooks_function_belongs_to_its_module():
-    def forgetting(seed: int = 0):
-        return pd.DataFrame(dict(y=[1]))
+def in_notebook(name, **names):
+    "A function as a notebook's cell defines it, with what else stands in the notebook."
+    space = dict(__name__="__main__", pd=pd, **names)
+    exec(f"def {name}(seed: int = 0):\n    return pd.DataFrame(dict(y=[1]))", space)
+    return space[name]
 
-    forgetting.__module__ = "__main__"
-    assert experiment(smoke=dict(seed=0))(forgetting).experiment.name == "metaplasticity/forgetting"
-    rec._registry.pop("metaplasticity/forgetting")
+
+def name_of(fn):
+    call = experiment(smoke=dict(seed=0))(fn)
+    rec._registry.pop(call.experiment.name)
+    return call.experiment.name
+
+
+def test_a_notebooks_function_belongs_to_the_paper_that_its_default_exp_names(tmp_path, monkeypatch):
+    "Although `forgetting` is a module of one paper."
+    page = tmp_path / "nbs" / "12_forgetting.ipynb"
+    page.parent.mkdir()
+    cell = dict(cell_type="code", source=["#| default_exp other.forgetting"])
+    page.write_text(json.dumps(dict(cells=[dict(cell_type="markdown", source=["# x"]), cell])))
+    ran = ["", "#| default_exp sleep.forgetting", "1 + 1"]
+    assert name_of(in_notebook("forgetting", In=ran)) == "sleep/forgetting"
+    assert name_of(in_notebook("toy", In=ran)) == "local/toy"
+    assert name_of(in_notebook("forgetting", In=[""])) == "local/forgetting"
+    assert name_of(in_notebook("forgetting", In=[""], __vsc_ipynb_file__=str(page))) == "other/forgetting"
+    monkeypatch.setenv("ROBUSTLIT_NOTEBOOK", str(page))
+    assert name_of(in_notebook("forgetting", In=[""])) == "other/forgetting"
+    assert name_of(in_notebook("forgetting")) == "local/forgetting"  # a script
+    monkeypatch.delenv("ROBUSTLIT_NOTEBOOK")
+    monkeypatch.chdir(page.parent)
+    assert name_of(in_notebook("forgetting", In=[""])) == "other/forgetting"
 
 
 def test_commit_is_that_of_the_package(tmp_path, monkeypatch):
@@ -531,4 +555,4 @@ def test_commit_is_that_of_the_package(tmp_path, monkeypatch):
 def test_no_warning_in_ordinary_use():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recorded(slope), recorded(slope, "cpu"), pack(slope), records(slope), recorded(slope)
+        recorded(slope), recorded(slope, "cpu"), pack(slope, smoke=True), records(slope), recorded(slope)
