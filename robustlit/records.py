@@ -7,8 +7,8 @@ Docs: https://robustlit.github.io/robustlit/foundations/records.html.md"""
 # %% auto #0
 __all__ = ['PROFILES', 'SCHEMA', 'canonical', 'Experiment', 'experiment', 'check_name', 'find_experiment', 'known_experiments',
            'Record', 'run_record', 'DamagedRecord', 'ForeignRecord', 'NewerRecord', 'read_records', 'project_folder',
-           'Store', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 'pack', 'adopt', 'drop', 'records', 'runs',
-           'largest']
+           'Store', 'differing', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 'pack', 'NothingToPack',
+           'adopt', 'drop', 'records', 'run_table', 'largest']
 
 # %% ../nbs/foundations/10_records.ipynb #211bbac3
 import collections
@@ -106,10 +106,27 @@ def _fits(value, annotation) -> bool:
 PROFILES = ("smoke", "cpu", "paper")
 SCHEMA = 2
 
-_text_columns = "experiment key parameters columns commit python torch numpy robustlit hardware started digest checksum"
-_first = {k: pa.string() for k in _text_columns.split()}
-_first |= dict(version=pa.int64(), seed=pa.int64(), threads=pa.int64())
-_first |= dict(wall_s=pa.float64(), peak_mb=pa.float64(), gpu_mb=pa.float64())
+_first = dict(
+    experiment=pa.string(),
+    version=pa.int64(),
+    key=pa.string(),
+    parameters=pa.string(),
+    columns=pa.string(),
+    seed=pa.int64(),
+    commit=pa.string(),
+    python=pa.string(),
+    torch=pa.string(),
+    numpy=pa.string(),
+    robustlit=pa.string(),
+    hardware=pa.string(),
+    threads=pa.int64(),
+    wall_s=pa.float64(),
+    peak_mb=pa.float64(),
+    gpu_mb=pa.float64(),
+    started=pa.string(),
+    digest=pa.string(),
+    checksum=pa.string(),
+)
 _second = dict(schema=pa.int64(), id=pa.string(), uses=pa.string(), definitions=pa.string())
 _columns = {1: _first, 2: _first | _second}  # by schema
 _provenance = _columns[SCHEMA]
@@ -179,7 +196,8 @@ def _bound(exp: Experiment, profile: str, given: dict) -> dict:
 def _checked(exp: Experiment, name: str, value):
     "The canonical value of a parameter; `TypeError` if its annotation does not allow it."
     value, p = canonical(value, name), exp.parameters[name]
-    if p.annotation is p.empty or value == p.default or _fits(value, p.annotation):
+    default = type(value) is type(p.default) and value == p.default
+    if p.annotation is p.empty or default or _fits(value, p.annotation):
         return value
     wanted = inspect.formatannotation(p.annotation)
     raise TypeError(f"`{name}` of {exp.name} must be {wanted}, got {value!r}")
@@ -499,7 +517,8 @@ def run_record(
         rows = exp.function(**{k: _as_argument(v, hints[k]) for k, v in bound.items()})
     table = _to_arrow(_check_rows(rows, exp))
     seed = bound.get("seed")
-    about: dict = dict(schema=SCHEMA, id=exp.id, experiment=exp.name, version=exp.version, key=exp.key(bound))
+    about = {}
+    about |= dict(schema=SCHEMA, id=exp.id, experiment=exp.name, version=exp.version, key=exp.key(bound))
     about |= dict(parameters=_text(_named(exp, bound)), columns=_text(table.column_names))
     about |= dict(seed=seed if type(seed) is int else None, commit=commit, python=platform.python_version())
     about |= dict(torch=str(torch.__version__), numpy=np.__version__, robustlit=robustlit.__version__)
@@ -529,12 +548,12 @@ class NewerRecord(Exception):
         self.schema = schema
 
 # %% ../nbs/foundations/10_records.ipynb #0b729a5e
-def _read_table(path: str | Path) -> pa.Table:
+def _read_table(path: str | Path, many: bool = True, **options) -> pa.Table:
+    "The table in a file; for one of many records, texts that many of them share are read once."
     content = pa.py_buffer(Path(path).read_bytes())
-    about = pq.read_metadata(pa.BufferReader(content))
-    texts = [k for k, kind in _provenance.items() if kind == pa.string() and k in about.schema.names]
-    options = dict(read_dictionary=texts, page_checksum_verification=True)
-    return pq.ParquetFile(pa.BufferReader(content), metadata=about, **options).read(use_threads=False)
+    names = {*pq.read_schema(pa.BufferReader(content)).names} if many else set()
+    texts = [k for k, kind in _provenance.items() if kind == pa.string() and k in names]
+    return pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts, **options).read(use_threads=False)
 
 
 def _listed(column) -> list:
@@ -550,8 +569,8 @@ def _listed(column) -> list:
 
 def _known_columns(table: pa.Table) -> list:
     "Which columns are provenance: an early record may have one of its own of a name that came later."
-    own = {c for text in {*_listed(table["columns"])} for c in json.loads(text)}
-    return [k for k in _provenance if k in table.column_names and k not in own]
+    own, names = {c for text in {*_listed(table["columns"])} for c in json.loads(text)}, {*table.column_names}
+    return [k for k in _provenance if k in names and k not in own]
 
 # %% ../nbs/foundations/10_records.ipynb #d5576eff
 @dataclasses.dataclass
@@ -571,15 +590,18 @@ class _Part:
 
 def _heads(table: pa.Table, columns: list, starts) -> list:
     "A dict for each of these rows."
-    heads = table.select(columns).take(pa.array(starts, pa.int64()))
+    heads = table.select(columns)
+    heads = heads.take(pa.array(starts, pa.int64())) if len(starts) > 1 else heads.slice(starts[0], len(starts))
     return [dict(zip(columns, values)) for values in zip(*(_listed(heads[c]) for c in columns))]
 
 
 def _split(table: pa.Table) -> list:
     "The parts of a table, none of them verified."
     schemas = _listed(table["schema"]) if "schema" in table.column_names else [1]
+    if not len(table):
+        return []
     if all(type(s) is int and s > SCHEMA for s in schemas):
-        return [_Part(table, None, NewerRecord("this file", max(schemas)))] if schemas else []
+        return [_Part(table, None, NewerRecord("this file", max(schemas)))]
     known = _known_columns(table)
     marks = list(zip(*(_listed(table[k]) for k in ("key", "checksum"))))
     starts = [i for i, m in enumerate(marks) if i == 0 or m != marks[i - 1]]
@@ -587,7 +609,8 @@ def _split(table: pa.Table) -> list:
     for about, a, b in zip(_heads(table, known, starts), starts, [*starts[1:], len(table)]):
         schema = about.get("schema") or 1
         newer = NewerRecord(f"the record {about['key']}", schema) if schema > SCHEMA else None
-        parts.append(_Part(table.slice(a, b - a), None if newer else Record(rows, about, a, b), newer))
+        raw = table.slice(a, b - a) if len(starts) > 1 else table
+        parts.append(_Part(raw, None if newer else Record(rows, about, a, b), newer))
     return parts
 
 # %% ../nbs/foundations/10_records.ipynb #8a781067
@@ -607,10 +630,10 @@ def _why_not(records: list) -> list:
     return found
 
 # %% ../nbs/foundations/10_records.ipynb #13930ec7
-def _parts_of(path: str | Path) -> list:
+def _parts_of(path: str | Path, many: bool = True) -> list:
     "The parts of a file; `DamagedRecord` if one of them is not what was written."
     try:
-        parts = _split(_read_table(path))
+        parts = _split(_read_table(path, many))
         if not parts:
             raise ValueError("it is empty")
         found = [p for p in parts if p.record is not None]
@@ -674,11 +697,16 @@ def _take_place(tmp: str, path: Path) -> bool:
         os.replace(tmp, path)
     return True
 
+# %% ../nbs/foundations/10_records.ipynb #86e52013
+def _write_table(path: Path, table: pa.Table, exclusive: bool = False, **options) -> bool:
+    options = dict(compression="zstd") | options
+    return _write_file(path, lambda f: pq.write_table(table, f, **options), exclusive)
 
-def _write_table(path: Path, table: pa.Table, exclusive: bool = False) -> bool:
-    return _write_file(
-        path, lambda f: pq.write_table(table, f, compression="zstd", write_page_checksum=True), exclusive
-    )
+
+def _write_run(path: Path, table: pa.Table) -> bool:
+    "Write the file of one run, unless it is there: small, and quick to open among thousands."
+    quick = dict(compression="snappy", use_dictionary=len(table) > 64, write_statistics=False)
+    return _write_table(path, table, exclusive=True, **quick)
 
 # %% ../nbs/foundations/10_records.ipynb #6dbb8228
 _few = 32
@@ -697,7 +725,7 @@ def _shelve(folder: Path, seen: dict):
     for kinds, group in groups.items():
         path = folder / f".shelf-{hashlib.sha256(kinds.encode()).hexdigest()[:8]}"
         if len(group) >= _few:
-            _write_table(path, _shelf(group, list(json.loads(kinds))))
+            _write_table(path, _shelf(group, list(json.loads(kinds))), write_page_checksum=True)
             written.add(path)
     for path in {*folder.glob(".shelf-????????")} - written:
         path.unlink(missing_ok=True)
@@ -736,7 +764,7 @@ def _unshelve(folder: Path) -> dict:
     seen, known = {}, [*_provenance, *_shelf_columns]
     for path in folder.glob(".shelf-????????"):
         try:
-            table = _read_table(path)
+            table = _read_table(path, page_checksum_verification=True)
             if (table.schema.metadata or {}).get(b"robustlit") != _shelf_form[b"robustlit"]:
                 continue
             starts = np.flatnonzero(table[".name"].is_valid().to_numpy()).tolist()
@@ -831,7 +859,7 @@ def _file(store: Store, record: Record, force: bool) -> Record:
     earlier = [_attempt(p) for p in store.run_paths(name, key) if p.parent != store.runs / name]
     for attempt in itertools.count(max(earlier, default=0) + 1):
         path = store.runs / name / (f"{key}.parquet" if attempt == 1 else f"{key}.{attempt}.parquet")
-        if _write_table(path, record.table(), exclusive=True):
+        if _write_run(path, record.table()):
             return record
         theirs = None if force else store.find(name, key)
         if theirs is not None:
@@ -877,7 +905,7 @@ def _fresh(folder: Path, key: str = "") -> list:
 def _file_part(path: Path) -> _Part | None:
     "What a fresh record's file holds; None if it is gone."
     try:
-        parts = _parts_of(path)
+        parts = _parts_of(path, many=False)
     except FileNotFoundError:
         return None
     except DamagedRecord as e:
@@ -960,7 +988,7 @@ def _cached_parts(path: str, changed: int, size: int) -> list:
 # %% ../nbs/foundations/10_records.ipynb #f73f35bf
 def _told(store: Store, name: str) -> dict:
     "What has been confirmed of an experiment: `confirmed`, `uses` and `definitions`."
-    told = dict(confirmed=[], uses=[], definitions={})
+    told = _no_confirmations()
     for place in store.places(name):
         path = store.read_path(place, ".confirmed.json")
         try:
@@ -978,14 +1006,15 @@ def _told(store: Store, name: str) -> dict:
     return told
 
 
-_nothing_told = dict(confirmed=[], uses=[], definitions={})
+def _no_confirmations() -> dict:
+    return dict(confirmed=[], uses=[], definitions={})
 
 
-def _as_confirmations(told) -> dict:
+def _as_confirmations(told: typing.Any) -> dict:
     "The contents of a file of confirmations, checked; its first form was a list."
     if isinstance(told, list):
         told = dict(confirmed=[{**c, "from": c["record_digest"], "to": c["code_digest"]} for c in told])
-    told = {**_nothing_told, **told}
+    told = typing.cast(dict, {**_no_confirmations(), **told})
     texts = [c[k] for c in told["confirmed"] for k in ("from", "to", "why")]
     dicts = [u[k] for u in told["uses"] for k in ("where", "uses")]
     dicts += [told["definitions"], *told["definitions"].values()]
@@ -1048,11 +1077,14 @@ def _differing(today: _Today, record: Record) -> list:
     for _ in range(len(steps) + 1):
         then = today.told["definitions"].get(digest, then)
         digest = steps.get(digest, digest)
-    return _moved(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
+    return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
 
 
-def _moved(old: dict, new: dict) -> list:
-    "Names whose definition differs between two sets of them; one that only has another name does not."
+def differing(
+    old: dict,  # From names of definitions to their digests
+    new: dict,  # The same at another time
+) -> list:  # Names, sorted
+    "Names whose definition differs; one that only has another name now does not."
     gone = {k: v for k, v in old.items() if new.get(k) != v}
     come = {k: v for k, v in new.items() if old.get(k) != v}
     only = lambda a, b: [k for k, v in a.items() if k in b or v not in b.values()]
@@ -1217,8 +1249,8 @@ def pack(
         old = {p.key: p for p in parts if not p.attempt}
         chosen = {p.key: p for p in parts if p.attempt and (smoke or p.key in old or not _is_smoke(name, p.record))}
         if not old and not chosen:
-            left = f" but {len(parts)} of smoke runs, which smoke=True packs" if parts else ""
-            raise ValueError(f"{name} has no records under {store.runs} or {store.results}{left}")
+            left = f", but {len(parts)} of smoke runs, which are packed by smoke=True or --smoke" if parts else ""
+            raise NothingToPack(f"{name} has no records under {store.runs} or {store.results}{left}")
         ours = {id(p) for p in parts}
         odd = {place: [p.raw for p in found if id(p) not in ours] for place, found in tables.items()}
         _write_packed(store.table_path(name), old, chosen, odd.get(name, []))
@@ -1227,11 +1259,15 @@ def pack(
     return store.table_path(name)
 
 
+class NothingToPack(ValueError):
+    "There is no record that the table could hold."
+
+
 def _is_smoke(name: str, record: Record) -> bool:
     exp = _registry[name].experiment if name in _registry else None
     return exp is not None and _size(exp, _texts(exp, record)) == "smoke"
 
-
+# %% ../nbs/foundations/10_records.ipynb #eb0f682b
 def _name_of(which: str | Callable, store: Store) -> str:
     try:
         return _experiment(which).name
@@ -1257,7 +1293,7 @@ def _write_packed(path: Path, old: dict, chosen: dict, odd: list):
         else:
             base.append(p)
     if not base:
-        raise ValueError(f"no record can be packed into {path}")
+        raise NothingToPack(f"no record can be packed into {path}")
     ordered = sorted((p.record for p in base), key=_order)
     table = _stacked([r.table() for r in ordered] + [_undictionary(t) for t in odd])
     again = [p.record.about["checksum"] for p in _split(table) if p.record is not None]
@@ -1454,7 +1490,7 @@ def records(
     return _data(found, texts, dict(profile=sizes, stale=old))
 
 # %% ../nbs/foundations/10_records.ipynb #c4a63098
-def runs(
+def run_table(
     which: str | Callable,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
     profile: str | None = None,  # Only runs of this size
