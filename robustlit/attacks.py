@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice, check_images, check_int, check_labels, check_number
+from .digest import Table
 from .training import eval_mode
 
 # %% ../nbs/foundations/05_attacks.ipynb #dd9786a0
@@ -58,7 +59,8 @@ def _dlr(logits, y, target):
     return (gap[:, 1] - gap[:, 0]) / (z[:, 0] - (z[:, 2] + z[:, 3]) / 2).clamp(min=TINY)
 
 # %% ../nbs/foundations/05_attacks.ipynb #8882f74c
-LOSSES = dict(
+LOSSES = Table(
+    "attack losses",
     ce=_cross_entropy,
     cw=lambda z, y, t: -margin_of(z, y) if t is None else margin_of(z, t),
     dlr=_dlr,
@@ -706,7 +708,8 @@ class AutoAttack:
         search.record(s)
 
 # %% ../nbs/foundations/05_attacks.ipynb #fd0955f7
-ATTACKS = dict(
+ATTACKS = Table(
+    "attacks",
     fgsm=FGSM,
     pgd=PGD,
     bim=BIM,

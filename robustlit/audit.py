@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .attacks import attack_images
 from .checks import check_int, check_labels, check_number
 from .data import Dataset
+from .digest import Table
 from .stress import images_and_labels, logits_of, look_like_probabilities
 from .training import eval_mode
 
@@ -78,7 +79,7 @@ class Subject:
         return F.cross_entropy(logits_of(self.model, x), self.y, reduction="none")
 
 # %% ../nbs/foundations/16_audit.ipynb #d46d1d8b
-CHECKS = {}
+CHECKS = Table("audit checks")
 
 
 def _check(name: str, kind: str) -> Callable:

@@ -23,7 +23,8 @@ def check_choice(
     name: str,  # The argument's name, for the message
 ):  # `value`
     "`value` if it is one of `choices`, else a `ValueError` that names the nearest known ones."
-    choices = list(choices)
+    names = getattr(choices, "names", None)  # of a table, which notes what is taken from it
+    choices = list(choices if names is None else names())
     known = [str(c) for c in choices]
     if value in choices:
         return value

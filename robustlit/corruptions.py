@@ -25,19 +25,23 @@ from scipy import stats
 from torch import Tensor
 
 from .checks import check_choice, check_images, check_int, check_number
+from .digest import Table
 
 # %% ../nbs/foundations/06_corruptions.ipynb #f858c295
-GROUPS = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-    "mnist_c": (
-        *("quantize", "shear", "rotate", "scale", "translate", "line", "dotted_line", "zigzag"),
-        *("inverse", "stripe", "canny_edges"),
-    ),
-}
+GROUPS = Table(
+    "corruption groups",
+    {
+        "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+        "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+        "weather": ("snow", "frost", "fog", "brightness"),
+        "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+        "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+        "mnist_c": (
+            *("quantize", "shear", "rotate", "scale", "translate", "line", "dotted_line", "zigzag"),
+            *("inverse", "stripe", "canny_edges"),
+        ),
+    },
+)
 CORRUPTIONS = tuple(chain.from_iterable(GROUPS.values()))
 
 # %% ../nbs/foundations/06_corruptions.ipynb #84141bbe
@@ -113,7 +117,7 @@ class _Corruption:
     names: tuple  # Of the parameters
 
 
-_known = {}
+_known = Table("corruptions")
 
 
 def _corruption(names: str, imagenet_c: Sequence, **others: Sequence):
@@ -978,7 +982,7 @@ def corrupt(
 ) -> Tensor:  # Same shape, type and device, in [0, 1]
     "Corrupted images; an image's result depends on its pixels and its seed alone."
     _check_batch(x)
-    known = _known[check_choice(name, CORRUPTIONS, "name")]
+    known = _known[check_choice(name, _known, "name")]
     c = known.table[_calibration(x, calibration)][check_int(severity, "severity", 1, 5) - 1]
     compat = {compat} if isinstance(compat, str) else set(compat)
     for switch in compat:
@@ -1011,7 +1015,7 @@ def severities(
     calibration: str = "mnist_c",  # One of `CALIBRATIONS`
 ) -> list:  # Five dicts of parameters, severity 1 first; empty where there is one strength only
     "The parameters of a corruption at its five severities."
-    known = _known[check_choice(name, CORRUPTIONS, "name")]
+    known = _known[check_choice(name, _known, "name")]
     rows = known.table[check_choice(calibration, CALIBRATIONS, "calibration")]
     return [dict(zip(known.names, np.atleast_1d(np.array(row, object)).tolist())) for row in rows]
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .checks import check_choice, check_int, check_labels, check_number
+from .digest import Table
 
 # %% ../nbs/foundations/01_data.ipynb #923a40a4
 def _moments(x):
@@ -652,15 +653,20 @@ _KRIZHEVSKY, _STANFORD = (
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
 )
 
-KNOWN = {
-    "digits": _Known((), classes=_TEN),
-    "patches": _Known((), classes=("A", "B", "C", "D")),
-    "mnist": _Known(_places("MNIST/raw", "mnist"), _LECUN, "MNIST", _TEN),
-    "fashion_mnist": _Known(_places("FashionMNIST/raw", "fashion_mnist"), _ZALANDO, "FashionMNIST", _FASHION),
-    "cifar10": _Known(_places("cifar-10-batches-py", "cifar10"), _KRIZHEVSKY, "CIFAR10", _OBJECTS),
-    "cifar100": _Known(_places("cifar-100-python", "cifar100"), _KRIZHEVSKY, "CIFAR100", tuple(map(str, range(100)))),
-    "tiny_imagenet": _Known(_TINY, _STANFORD),
-}
+KNOWN = Table(
+    "datasets",
+    {
+        "digits": _Known((), classes=_TEN),
+        "patches": _Known((), classes=("A", "B", "C", "D")),
+        "mnist": _Known(_places("MNIST/raw", "mnist"), _LECUN, "MNIST", _TEN),
+        "fashion_mnist": _Known(_places("FashionMNIST/raw", "fashion_mnist"), _ZALANDO, "FashionMNIST", _FASHION),
+        "cifar10": _Known(_places("cifar-10-batches-py", "cifar10"), _KRIZHEVSKY, "CIFAR10", _OBJECTS),
+        "cifar100": _Known(
+            _places("cifar-100-python", "cifar100"), _KRIZHEVSKY, "CIFAR100", tuple(map(str, range(100)))
+        ),
+        "tiny_imagenet": _Known(_TINY, _STANFORD),
+    },
+)
 
 # %% ../nbs/foundations/01_data.ipynb #d06f2dbc
 def _find(name, folders):
@@ -674,7 +680,7 @@ def available(
 ) -> dict[str, Path | None]:  # From name to path; None for what needs no file
     "The datasets that `load` finds on this machine, by name, without a download."
     folders = data_dirs(root).values()
-    found = {n: _find(n, folders) for n in KNOWN}
+    found = {n: _find(n, folders) for n in KNOWN.names()}
     return {n: p for n, p in found.items() if p is not None or not KNOWN[n].places}
 
 # %% ../nbs/foundations/01_data.ipynb #90234fbe
@@ -716,15 +722,15 @@ def _own(name, folders):
     if isinstance(name, Path) or any(c in name for c in "/\\") or name.endswith((".zip", ".npz")):
         raise FileNotFoundError(f"no dataset at {str(name)!r}; looked for {', '.join(map(str, places))}")
     there = {p.stem for f in folders if f.is_dir() for p in f.iterdir() if p.is_dir() or p.suffix in (".zip", ".npz")}
-    return check_choice(name, sorted({*KNOWN, *there}), "name")
+    return check_choice(name, sorted({*KNOWN.names(), *there}), "name")
 
 
 def _refuse_near_miss(name):
     "`ValueError` for a known name in another spelling, such as `CIFAR-10`."
     plain = lambda text: "".join(c for c in text.lower() if c.isalnum())
-    meant = {plain(k): k for k in KNOWN}.get(plain(name), name)
+    meant = {plain(k): k for k in KNOWN.names()}.get(plain(name), name)
     if meant != name:
-        raise ValueError(f"`name` is unknown: {name!r}; did you mean {meant!r}? Known: {', '.join(KNOWN)}")
+        raise ValueError(f"`name` is unknown: {name!r}; did you mean {meant!r}? Known: {', '.join(KNOWN.names())}")
 
 
 def _locate(name, root, download):

@@ -166,7 +166,7 @@ def write_report(
     audited: bool = True,  # Whether to audit too
 ) -> tuple:  # Rows of `stress`, rows of `audit` (or None)
     "Stress and audit a model and write the page; nothing is written if either fails."
-    check_choice(suite, [*SUITES, "all"], "suite")
+    check_choice(suite, [*SUITES.names(), "all"], "suite")
     rows = stress(model, data, suite, images)
     checks = audit(model, data, images=images) if audited else None
     with plt.rc_context():

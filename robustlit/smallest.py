@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .attacks import TINY, Search, State, Threat, _check, image_uniform, untouched, worst_images
 from .checks import check_choice, check_images, check_int, check_labels, check_number
+from .digest import Table
 
 # %% ../nbs/foundations/18_smallest.ipynb #068a6699
 def _wide(v):
@@ -389,7 +390,7 @@ class Boundary:
         return False
 
 # %% ../nbs/foundations/18_smallest.ipynb #17730ab6
-SMALLEST = dict(deepfool=DeepFool, jsma=JSMA, carlini_wagner=CarliniWagner, boundary=Boundary)
+SMALLEST = Table("minimal attacks", deepfool=DeepFool, jsma=JSMA, carlini_wagner=CarliniWagner, boundary=Boundary)
 RULES = ("target", "eot", "clip")
 
 

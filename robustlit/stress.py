@@ -26,6 +26,7 @@ from .attacks import attack_images
 from .checks import check_choice, check_images, check_int, check_labels, check_number
 from .corruptions import GROUPS, blur, corrupt, noise
 from .data import Dataset, as_images
+from .digest import Table
 from .faults import WHERE, faulty
 from .training import eval_mode
 
@@ -219,16 +220,18 @@ def noise_blur_suite(
     ]
 
 
-SUITES = dict(corruptions=corruption_suite, linf=linf_suite, faults=fault_suite, noise_blur=noise_blur_suite)
+SUITES = Table("suites", corruptions=corruption_suite, linf=linf_suite, faults=fault_suite, noise_blur=noise_blur_suite)
 
 # %% ../nbs/foundations/08_stress.ipynb #a5cb74c7
 def _suite(suite, model, x) -> list:
     if isinstance(suite, str):
-        check_choice(suite, [*SUITES, "all"], "suite")
-        return [s for name, make in SUITES.items() if suite in (name, "all") for s in make(model, x)]
+        check_choice(suite, [*SUITES.names(), "all"], "suite")
+        return [s for name in (SUITES.names() if suite == "all" else [suite]) for s in SUITES[name](model, x)]
     chosen = list(suite)
     if not chosen or not all(isinstance(s, Stressor) for s in chosen):
-        raise TypeError(f"`suite` must be one of {', '.join([*SUITES, 'all'])} or a list of Stressor, got {suite!r}")
+        raise TypeError(
+            f"`suite` must be one of {', '.join([*SUITES.names(), 'all'])} or a list of Stressor, got {suite!r}"
+        )
     return chosen
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_int
 from ..claims import Finding, claim
-from ..corruptions import CORRUPTIONS, GROUPS, corrupt
+from ..corruptions import GROUPS, corrupt
 from ..data import as_images, load
 from .continual import BATCH_NORMS, learned
 from ..records import experiment
@@ -49,7 +49,7 @@ def seen_by(
     "A task's test images, corrupted."
     first = check_choice(order, ORDERS, "order") == "permute_first"
     compat = READINGS[check_choice(reading, READINGS, "reading")]
-    dice = torch.Generator().manual_seed(1000 * seed + 10 * CORRUPTIONS.index(name) + severity)
+    dice = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
     x = permute(x, permutation) if first else x
     x = corrupt(x, name, severity, "report", dice, compat=compat)
     return x if first else permute(x, permutation)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice, check_int, check_number
 from ..data import as_images
+from ..digest import Table
 from ..training import Learner, Progress
 
 # %% ../../nbs/sleep/01_networks.ipynb #a5788209
@@ -100,7 +101,7 @@ def square_error(
     return 0.5 * (a - target).square().sum(1).mean()
 
 
-LOSSES = dict(square=square_error, cross_entropy=F.cross_entropy)
+LOSSES = Table("training losses", square=square_error, cross_entropy=F.cross_entropy)
 
 # %% ../../nbs/sleep/01_networks.ipynb #b91980bc
 def as_floats(
@@ -165,7 +166,8 @@ class View(nn.Module):
         return VIEWS[self.kind](self.net(x))
 
 
-VIEWS = dict(
+VIEWS = Table(
+    "views",
     logits=lambda z: z,
     rectified=torch.relu,
     softmax=lambda z: z.softmax(1),

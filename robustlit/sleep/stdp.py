@@ -23,6 +23,7 @@ from torch.nn.grad import conv2d_weight
 from tqdm.auto import tqdm
 
 from ..checks import check_choice, check_images, check_int, check_number
+from ..digest import Table
 from .conversion import Stage, chain, drive_factors, forward_rectified, largest, zeros_around
 from .networks import as_floats
 
@@ -94,15 +95,18 @@ REPORT = Rule(
     shrink=True,
     biases="random",
 )
-RULES = {
-    "A": Rule(),
-    "B": Rule(455.364521, 0.066056, 0.054991, (22.687400, 48.092672, 18.983305), 34.657870, 3365),
-    "MNIST": Rule(239.515363, 0.032064, 0.003344, (14.548273, 44.560317, 38.046326), 55.882454, 15000),
-    "Fashion-MNIST": Rule(181.047258, 0.041001, 0.003344, (40.446884, 27.596929, 33.109393), 31.592987, 15000),
-    "MNIST 10 %": Rule(42.162268, 0.022175, 0.076886, (37.312702, 7.101362, 32.780841), 14.308178, 20000),
-    "CIFAR-10 features": Rule(453.020604, 0.078129, 0.003005, (8.070491, 0.907842, 1.728840), 4.131109, 15000),
-    "report": REPORT,
-}
+RULES = Table(
+    "sleep rules",
+    {
+        "A": Rule(),
+        "B": Rule(455.364521, 0.066056, 0.054991, (22.687400, 48.092672, 18.983305), 34.657870, 3365),
+        "MNIST": Rule(239.515363, 0.032064, 0.003344, (14.548273, 44.560317, 38.046326), 55.882454, 15000),
+        "Fashion-MNIST": Rule(181.047258, 0.041001, 0.003344, (40.446884, 27.596929, 33.109393), 31.592987, 15000),
+        "MNIST 10 %": Rule(42.162268, 0.022175, 0.076886, (37.312702, 7.101362, 32.780841), 14.308178, 20000),
+        "CIFAR-10 features": Rule(453.020604, 0.078129, 0.003005, (8.070491, 0.907842, 1.728840), 4.131109, 15000),
+        "report": REPORT,
+    },
+)
 
 # %% ../../nbs/sleep/03_stdp.ipynb #7991aa0d
 def gate(
@@ -574,7 +578,7 @@ def sleep(
     "Let a network sleep (Tadros et al. 2020); `NotAChain` or `ValueError`, before anything is changed, for one that cannot."
     rule = RULES[check_choice(rule, RULES, "rule")] if isinstance(rule, str) else rule
     if not isinstance(rule, Rule):
-        raise TypeError(f"`rule` must be a Rule or one of {', '.join(RULES)}, got {type(rule).__name__}")
+        raise TypeError(f"`rule` must be a Rule or one of {', '.join(RULES.names())}, got {type(rule).__name__}")
     rule = dataclasses.replace(rule, **changes)
     stages = _prepare(net, x, rule)
     linear = all(isinstance(stage.layer, nn.Linear) and not stage.pools for stage in stages)
