@@ -511,7 +511,7 @@ def run_record(
 ) -> Record:  # Complete, but not written yet
     "Run the experiment and describe the run."
     exp, commit = _experiment(which), git_commit()
-    digest, reached = code_digest(exp.function, loaded=True), definitions(exp.function)
+    digest, reached = code_digest(exp.function, loaded=True), definitions(exp.function, loaded=True)
     hints = {k: p.annotation for k, p in exp.parameters.items()}
     with noting() as used, Meter() as meter:
         rows = exp.function(**{k: _as_argument(v, hints[k]) for k, v in bound.items()})
