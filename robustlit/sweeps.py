@@ -38,18 +38,8 @@ import robustlit
 from .checks import check_int
 from .data import KNOWN, available, data_dirs, load
 from .execution import Job, execute, read_notebook, tagged
-from robustlit.records import (
-    DamagedRecord,
-    Experiment,
-    NewerRecord,
-    NothingToPack,
-    Store,
-    drop,
-    find_experiment,
-    known_experiments,
-    pack,
-    run_table,
-)
+from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
+from .records import known_experiments, pack, run_table
 
 # %% ../nbs/foundations/13_sweeps.ipynb #5fc3c28e
 def parse_value(

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import robustlit.experiments as exps
 import robustlit.records as rec
+import robustlit.store as shop
 from robustlit.digest import note, noting
 from robustlit.models import load_or_train
 from robustlit.records import (
@@ -93,7 +95,7 @@ def test_equal_parameters_are_one_run():
 
 def test_keys_stay_what_they_were():
     bound = dict(meta=1.35, seed=0, widths=[4, 4], data="mnist", flag=True, none=None)
-    assert rec._key("metaplasticity/forgetting", 1, bound) == "ba7867ae3ac905a4"
+    assert exps._key("metaplasticity/forgetting", 1, bound) == "ba7867ae3ac905a4"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}, object(), {1: 2}, np.zeros(2), range(3)])
@@ -228,7 +230,7 @@ def test_interrupted_write_leaves_nothing(store, monkeypatch):
         file.write(b"PAR1 half of it")
         raise OSError("disk full")
 
-    monkeypatch.setattr(rec.pq, "write_table", half)
+    monkeypatch.setattr(shop.pq, "write_table", half)
     with pytest.raises(OSError, match="disk full"):
         recorded(slope)
     assert [p for p in store.runs.rglob("*") if p.is_file()] == []
@@ -385,7 +387,7 @@ def renamed(store):
     told = store.results / "local/older.confirmed.json"
     told.write_text(json.dumps(dict(confirmed=[{"from": "a", "to": "b", "why": "c", "when": "d"}])))
     yield experiment(cpu=dict(seed=(0, 1)), id="local/older")(named("newer"))
-    rec._registry.pop("local/newer")
+    exps._registry.pop("local/newer")
 
 
 def test_a_renamed_experiment_keeps_its_records_and_pack_moves_the_table(renamed, store, capsys):
@@ -416,7 +418,7 @@ def test_two_experiments_cannot_have_one_id(renamed):
 def test_a_name_that_several_papers_have_asks_which(monkeypatch):
     for group in ("one", "two"):
         fn = experiment(smoke=dict(seed=0), group=group)(named("twin"))
-        monkeypatch.setitem(rec._registry, f"{group}/twin", fn)
+        monkeypatch.setitem(exps._registry, f"{group}/twin", fn)
     with pytest.raises(ValueError, match="say 'one/twin' or 'two/twin'"):
         find_experiment("twin")
     assert find_experiment("two/twin").experiment.name == "two/twin"
@@ -466,7 +468,7 @@ def drifted(store):
     "The experiment whose records the fixture files hold."
     source = "return pd.DataFrame(dict(step=[0, 1], y=[rate * seed, rate + seed], word=['a', None]))"
     yield experiment(version=1, cpu=dict(rate=0.5))(named("drifted", source, "rate: float = 1.0, seed: int = 0"))
-    rec._registry.pop("local/drifted")
+    exps._registry.pop("local/drifted")
 
 
 def with_schema(record, schema):
@@ -563,11 +565,11 @@ def test_a_record_that_does_not_fit_its_place_is_set_aside_with_the_reason(store
         changed(record, id="local/other"),
         changed(record, seed=5, parameters='{"seed":5}'),
     ):
-        rec._write_run(path, wrong.table())
+        shop._write_run(path, wrong.table())
         with pytest.warns(UserWarning, match="not that of its id, version and parameters; set aside"):
             assert missing(slope) == [{}]
-    true_key = rec._key("local/slope", 99, record.parameters)
-    rec._write_run(path, changed(record, version=99, key=true_key).table())
+    true_key = exps._key("local/slope", 99, record.parameters)
+    shop._write_run(path, changed(record, version=99, key=true_key).table())
     with pytest.warns(UserWarning, match=f"its key is {true_key}"):
         recorded(slope, seed=0)
     assert len(calls) == 2 and len(records(slope)) == 3 and len(list(folder.glob("*.foreign-*"))) == 5
@@ -591,8 +593,8 @@ def test_nothing_is_written_outside_the_store(store, tmp_path):
     recorded(slope)
     record = store.load("local/slope")[key_of(slope)]
     name = "../../x/y"
-    bad = changed(record, experiment=name, id=name, key=rec._key(name, 2, record.parameters))
-    rec._write_run(tmp_path / "in" / f"{bad.about['key']}.parquet", bad.table())
+    bad = changed(record, experiment=name, id=name, key=exps._key(name, 2, record.parameters))
+    shop._write_run(tmp_path / "in" / f"{bad.about['key']}.parquet", bad.table())
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ForeignRecord, match="is no name of an experiment"):
         adopt(tmp_path / "in")
@@ -668,16 +670,16 @@ def shelved(store):
     )
     for seed in range(40):
         recorded(fn, "cpu", seed=seed)
-    rec._seen.clear()
+    shop._seen.clear()
     before = records(fn)
-    rec._seen.clear()
+    shop._seen.clear()
     return fn, before
 
 
 def opened(monkeypatch):
     "Names of the records' files that are read from now on."
-    names, read = [], rec._file_part
-    monkeypatch.setattr(rec, "_file_part", lambda path: names.append(path.name) or read(path))
+    names, read = [], shop._file_part
+    monkeypatch.setattr(shop, "_file_part", lambda path: names.append(path.name) or read(path))
     return names
 
 
@@ -688,12 +690,12 @@ def test_what_was_verified_is_not_read_again(shelved, store, monkeypatch, capsys
     assert names == [] and len(records(fn, seed=[3])) == 2
     path = store.run_paths("local/many", key_of(fn, "cpu", seed=7))[0]
     truncated(path)
-    rec._seen.clear()
+    shop._seen.clear()
     with pytest.warns(UserWarning, match="damaged"):
         assert len(records(fn)) == 78
     recorded(fn, "cpu", seed=7)
     store.run_paths("local/many", key_of(fn, "cpu", seed=8))[0].unlink()
-    rec._seen.clear()
+    shop._seen.clear()
     assert sorted(set(records(fn).seed)) == [s for s in range(40) if s != 8] and set(names) == {path.name}
     pd.testing.assert_frame_equal(
         records(fn, seed=[1, 7]).drop(columns=["started", "wall_s", "peak_mb"]),
@@ -801,6 +803,7 @@ def entries(monkeypatch, **digests):
     now = {f"datasets/{k}": v for k, v in digests.items()}
     look = lambda uses, loaded=False: {f"{t}/{e}": now.get(f"{t}/{e}") for t, e in uses}
     monkeypatch.setattr(rec, "entry_digests", look)
+    monkeypatch.setattr(shop, "entry_digests", look)
     monkeypatch.setattr("robustlit.models.entry_digests", look)
 
 
@@ -983,7 +986,7 @@ def test_outside_a_project_the_packages_tables_are_read(tmp_path, monkeypatch, s
     monkeypatch.chdir(tmp_path / "elsewhere")
     for name in ("ROBUSTLIT_RUNS", "ROBUSTLIT_RESULTS"):
         monkeypatch.delenv(name)
-    monkeypatch.setattr(rec.robustlit, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(shop.robustlit, "__file__", str(package / "__init__.py"))
     assert records(slope).seed.unique().tolist() == [1] and Store().names() == ["local/slope"]
     recorded(slope, seed=1), recorded(slope, seed=2)
     assert len(calls) == 2 and pack(slope, smoke=True) == tmp_path / "elsewhere" / "results" / "local" / "slope.parquet"
@@ -999,7 +1002,7 @@ def in_notebook(name, **names):
 
 def name_of(fn):
     call = experiment(smoke=dict(seed=0))(fn)
-    rec._registry.pop(call.experiment.name)
+    exps._registry.pop(call.experiment.name)
     return call.experiment.name
 
 
@@ -1026,9 +1029,9 @@ def test_commit_is_that_of_the_package(tmp_path, monkeypatch):
     package = tmp_path / "repo" / "robustlit"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(rec.robustlit, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(shop.robustlit, "__file__", str(package / "__init__.py"))
     git = lambda *args: subprocess.run(["git", "-C", tmp_path / "repo", *args], check=True, capture_output=True)
-    commit = rec.git_commit.__wrapped__
+    commit = shop.git_commit.__wrapped__
     assert commit() is None
     git("init", "-q")
     assert commit() is None  # a repository, but not the package's

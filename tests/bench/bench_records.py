@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustlit import records as rec
+from robustlit import store as shop
 from robustlit.claims import known_claims, ledger
 from robustlit.digest import code_digest, definitions
+from robustlit.experiments import SCHEMA, _key, _text
 from robustlit.records import Record, Store, find_experiment, known_experiments, pack, records
 from robustlit.sweeps import main as robustlit
 
@@ -39,16 +40,16 @@ def file_runs(n: int):
     exp, store = find_experiment(NAME).experiment, Store()
     made = [r for r in Store(runs=store.runs / "none", results=RESULTS.parents[1]).load(NAME).values()]
     today = dict(
-        schema=rec.SCHEMA, id=exp.id, digest=code_digest(exp.function), uses='{"datasets/mnist":"0123456789abcdef"}'
+        schema=SCHEMA, id=exp.id, digest=code_digest(exp.function), uses='{"datasets/mnist":"0123456789abcdef"}'
     )
     today["definitions"] = json.dumps(definitions(exp.function))
     for i, r in enumerate(itertools.islice(itertools.cycle(made), n)):
         seed = r.parameters["seed"] + 1000 * (i // len(made))
         named = r.parameters | dict(seed=seed)
-        about = r.about | today | dict(parameters=rec._text(named), seed=seed, key=rec._key(exp.id, exp.version, named))
+        about = r.about | today | dict(parameters=_text(named), seed=seed, key=_key(exp.id, exp.version, named))
         record = Record(r.rows, about)
         about["checksum"] = record.checksum()
-        rec._write_run(store.runs / NAME / f"{about['key']}.parquet", record.table())
+        shop._write_run(store.runs / NAME / f"{about['key']}.parquet", record.table())
 
 
 def seconds(work) -> float:
