@@ -6,8 +6,7 @@ Docs: https://robustlit.github.io/robustlit/foundations/records.html.md"""
 
 # %% auto #0
 __all__ = ['differing', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 'pack', 'NothingToPack', 'adopt', 'drop',
-           'records', 'run_table', 'largest', 'experiment', 'find_experiment', 'known_experiments', 'NewerRecord',
-           'project_folder', 'read_records']
+           'records', 'run_table', 'largest']
 
 # %% ../nbs/foundations/10_records.ipynb #211bbac3
 import collections
@@ -37,8 +36,6 @@ from .store import run_record
 # %% ../nbs/foundations/10_records.ipynb #69cf452b
 from .experiments import experiment, find_experiment, known_experiments  # noqa: F401  # chkstyle: ignore
 from .store import NewerRecord, project_folder, read_records  # noqa: F401  # chkstyle: ignore
-
-_all_ = ["experiment", "find_experiment", "known_experiments", "NewerRecord", "project_folder", "read_records"]
 
 # %% ../nbs/foundations/10_records.ipynb #f73f35bf
 def _told(store: Store, name: str) -> dict:

@@ -190,7 +190,11 @@ class ForeignRecord(DamagedRecord):
 class NewerRecord(Exception):
     "A record of a schema that this robustlit does not know."
 
-    def __init__(self, where, schema: int):
+    def __init__(
+        self,
+        where: str | Path,  # Its file, or what it is called
+        schema: int,  # That it says it has
+    ):
         super().__init__(
             f"{where} was made by a newer robustlit (schema {schema}, this one knows {SCHEMA}): update robustlit"
         )
