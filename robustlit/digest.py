@@ -94,7 +94,8 @@ class Table(MutableMapping):
 # %% ../nbs/foundations/19_digest.ipynb #d1900013
 CHECKS = ("robustlit.checks",)
 BOOKKEEPING = tuple(
-    f"robustlit.{m}" for m in "records provenance claims plots sweeps command execution digest report".split()
+    f"robustlit.{m}"
+    for m in "records experiments store provenance claims plots sweeps command execution digest report".split()
 )
 
 

@@ -17,7 +17,8 @@ from types import FunctionType
 import torch
 from torch import nn
 
-from .records import Store, canonical, code_digest
+from .digest import code_digest, entry_digests, note, noting
+from .records import Store, canonical
 from .training import save_atomically
 
 # %% ../nbs/foundations/03_models.ipynb #f89fef69
@@ -27,7 +28,7 @@ def network_path(
     store: Store | None = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the network lies that `function` makes of `parameters`."
-    text = json.dumps([function.__qualname__, canonical(parameters)], sort_keys=True) + code_digest(function)
+    text = json.dumps(canonical(parameters), sort_keys=True) + code_digest(function)
     return (store or Store()).runs / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
 # %% ../nbs/foundations/03_models.ipynb #23dadfbc
@@ -36,11 +37,27 @@ def load_or_train(
     train: Callable,  # Trains the network that it is given, in place
     path: Path,  # Of the file, from `network_path`
 ) -> nn.Module:  # `net`, in eval mode
-    "A network from its file if it is there, else trained and filed."
-    path = Path(path)
-    if path.exists():
-        net.load_state_dict(torch.load(path, map_location=next(net.parameters()).device, weights_only=True))
+    "A network from its file if it is there and its data are what they were, else trained and filed."
+    kept = _kept(Path(path), next(net.parameters()).device)
+    if kept is not None:
+        net.load_state_dict(kept)
         return net.eval()
-    train(net)
-    save_atomically(net.state_dict(), path)
+    with noting() as used:
+        train(net)
+    save_atomically(dict(weights=net.state_dict(), uses=entry_digests(used, loaded=True)), path)
     return net.eval()
+
+
+def _kept(path: Path, device: torch.device) -> dict | None:
+    "The weights of a file, whose uses are noted again; None if there are none, or what they were made of has changed."
+    if not path.exists():
+        return None
+    kept = torch.load(path, map_location=device, weights_only=True)
+    if {*kept} != {"weights", "uses"}:
+        return kept
+    used = {tuple(name.split("/", 1)) for name in kept["uses"]}
+    if entry_digests(used, loaded=True) != kept["uses"]:
+        return None
+    for table, entry in used:
+        note(table, entry)
+    return kept["weights"]

@@ -38,7 +38,8 @@ import robustlit
 from .checks import check_int
 from .data import KNOWN, available, data_dirs, load
 from .execution import Job, execute, read_notebook, tagged
-from .records import DamagedRecord, Experiment, Store, find_experiment, known_experiments, pack, records
+from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
+from .records import known_experiments, pack, run_table
 
 # %% ../nbs/foundations/13_sweeps.ipynb #5fc3c28e
 def parse_value(
@@ -96,10 +97,12 @@ def find_notebook(
             raise FileNotFoundError(f"there is no notebook {which}")
         return Path(which).absolute()
     known = notebooks()
-    found = [path for name, path in known.items() if which in (name, name.partition("/")[2])]
+    found = [name for name in known if which in (name, name.partition("/")[2])]
     if not found:
         raise ValueError(f"`notebook` is unknown: {which!r}; {_nearest(which, known)}")
-    return found[0]
+    if len(found) > 1:
+        raise ValueError(f"`notebook` {which!r} is one of several: say {' or '.join(map(repr, found))}")
+    return known[found[0]]
 
 
 def _nearest(name: str, known) -> str:
@@ -209,7 +212,9 @@ def _threads(jobs: int, asked: int | None) -> int:
 
 def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, force: bool = False, **options) -> Job:
     env = {f"{v}_NUM_THREADS": str(threads) for v in _thread_variables}
-    env |= dict(ROBUSTLIT_RUNS=str(store.runs), ROBUSTLIT_RESULTS=str(store.results))
+    env |= dict(
+        ROBUSTLIT_RUNS=str(store.runs), ROBUSTLIT_RESULTS=str(store.results), ROBUSTLIT_NOTEBOOK=str(notebook.path)
+    )
     env |= dict(ROBUSTLIT_FORCE=run.key) if force else {}
     if not notebook.experiment.function.__module__.startswith("robustlit."):
         before = os.environ.get("PYTHONPATH")
@@ -372,9 +377,9 @@ def _sweep_on(notebook: ExperimentNotebook, todo: list, store: Store, n_jobs: in
 
 # %% ../nbs/foundations/13_sweeps.ipynb #8bd7577e
 def _counts(name: str, store: Store) -> dict:
-    "From profile to (number of records, how many of them are stale)."
-    frame = records(name, store=store).drop_duplicates("key")
-    return {p: (len(f), int(f["stale"].sum())) for p, f in frame.groupby("profile")}
+    "From profile to (number of records, how many of them are stale, by what: the commonest first)."
+    causes = lambda f: [c for c, _ in collections.Counter(c for by in f["stale_by"] for c in by).most_common()]
+    return {p: (len(f), int(f["stale"].sum()), causes(f)) for p, f in run_table(name, store).groupby("profile")}
 
 
 def _ordered(exp: Experiment, counts: dict) -> list:
@@ -388,25 +393,31 @@ def _list(args) -> int:
         print(f"{name}  {_short(path)}")
         for profile in _ordered(exp, counts):
             pins = ", ".join(f"{k}={v}" for k, v in exp.profiles.get(profile, {}).items())
-            print(f"  {profile:7} {counts.get(profile, (0, 0))[0]:4} records  {pins}")
+            print(f"  {profile:7} {counts.get(profile, (0,))[0]:4} records  {pins}")
     if not known:
         print(f"no experiment notebooks in {notebook_folder()}")
     return 0
 
 # %% ../nbs/foundations/13_sweeps.ipynb #f6b33a07
+def _by(causes: list) -> str:
+    "The first of them, for a line."
+    more = f" and {len(causes) - 4} more" if len(causes) > 4 else ""
+    return f"  by {', '.join(causes[:4])}{more}" if causes else ""
+
+
 def _status(args) -> int:
     store = Store()
-    names = [*dict.fromkeys([*notebooks(), *known_experiments(), *store.names()])]
+    known = dict.fromkeys([*notebooks(), *sorted(known_experiments())])
+    found = {name: typing.cast(typing.Any, find_experiment(name)).experiment for name in known}
+    renamed = {exp.id for exp in found.values()}  # whose old tables and folders are looked into under the new name
     print(f"{'experiment':32} {'profile':8} {'done':>5} {'stale':>6}")
-    for name in names:
-        try:
-            counts, exp = _counts(name, store), typing.cast(typing.Any, find_experiment(name)).experiment
-        except ValueError:
-            print(f"{name:32} {'?':8} {len(store.load(name)):5} {'?':>6}  (its function is not in this package)")
-            continue
+    for name, exp in found.items():
+        counts = _counts(name, store)
         for profile in _ordered(exp, counts):
-            done, stale = counts.get(profile, (0, 0))
-            print(f"{name:32} {profile:8} {done:5} {stale:6}")
+            done, stale, causes = counts.get(profile, (0, 0, []))
+            print(f"{name:32} {profile:8} {done:5} {stale:6}{_by(causes)}")
+    for name in sorted({*store.names()} - {*found} - renamed):
+        print(f"{name:32} {'?':8} {len(store.load(name)):5} {'?':>6}  (its function is not in this package)")
     print(f"fresh records: {_short(store.runs)}, tables: {_short(store.results)}")
     return 0
 
@@ -414,8 +425,20 @@ def _status(args) -> int:
 def _pack(args) -> int:
     store = Store()
     for name in args.experiment or [n for n in store.names() if store.run_paths(n)]:
-        path = pack(name, store)
-        print(f"{_short(path)}: {path.stat().st_size / 1024:.0f} kB")
+        try:
+            path = pack(name, store, args.smoke)
+        except NothingToPack as e:
+            if args.experiment:
+                raise
+            print(e)
+        else:
+            print(f"{_short(path)}: {path.stat().st_size / 1024:.0f} kB")
+    return 0
+
+
+def _drop(args) -> int:
+    for what in drop(args.key):
+        print(f"removed {what}")
     return 0
 
 
@@ -431,6 +454,19 @@ def _data(args) -> int:
         print(f"  {path} ({what}{'' if path.is_dir() else ', no such folder'})")
     if "ROBUSTLIT_DATA" not in folders:
         print("  (ROBUSTLIT_DATA is not set; it may name a folder to look in first)")
+    return 0
+
+# %% ../nbs/foundations/13_sweeps.ipynb #cda28eac
+def _diff(args) -> int:
+    from robustlit.claims import moved_claims
+
+    moved = moved_claims(args.revision)
+    print(f"{len(moved) or 'no'} claim{'s' * (len(moved) != 1)} moved since {args.revision}")
+    for c in moved.to_dict("records"):
+        print(f"{c['paper']} {c['claim']}\n  was: {c['was']}\n  is:  {c['now']}")
+        print("".join(f"  {what}\n" for what in (_by(c["definitions"]).strip(), c["records"]) if what), end="")
+    for name, keys in moved.attrs["new"].items():
+        print(f"new records of {name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' * (len(keys) > 4)}")
     return 0
 
 # %% ../nbs/foundations/13_sweeps.ipynb #f81718d2
@@ -471,9 +507,14 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("-g", nargs=2, action="append", metavar=("NAME", "VALUES"), help=axis)
     sweep.add_argument("--jobs", type=int, help="how many runs at a time (default: one per core)")
     sweep.add_argument("--scheduler", metavar="ADDRESS", help="hand the runs to this Dask scheduler instead")
-    command("status", _status, "how many records there are, and how many are stale")
+    command("status", _status, "how many records there are, how many are stale, and by what")
     added = command("pack", _pack, "fold fresh records into the tables that are committed")
     added.add_argument("experiment", nargs="*", help="names (default: all with fresh records)")
+    added.add_argument("--smoke", action="store_true", help="smoke runs too, which are left out otherwise")
+    dropped = command("drop", _drop, "remove records: their files, and their rows in the tables")
+    dropped.add_argument("key", nargs="+", help="of a run, or its first digits where no other key begins so")
+    compared = command("diff", _diff, "which claims moved since a revision, and what moved them")
+    compared.add_argument("revision", metavar="REV", help="as git knows it: a commit, a tag, HEAD~3")
     command("data", _data, "which datasets are found, and how to get the others")
     _add_stress_options(command("stress", _stress, "stress and audit a model of your own, and write a page about it"))
     return parser
@@ -520,6 +561,6 @@ def main(
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, DamagedRecord) as e:
+    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, DamagedRecord, NewerRecord) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2

@@ -182,7 +182,8 @@ def test_sweep_keeps_failures_and_resumes(tiny, store, tmp_path, capsys):
     assert "2 runs, 1 have a record, 1 to run" in out and len(started(tmp_path)) == 2
     assert main(["sweep", tiny, "-g", "level", "2.0", "-p", "seed", "4"]) == 0
     assert "nothing to run" in capsys.readouterr().out and len(started(tmp_path)) == 2
-    assert main(["pack"]) == 0 and len(read_records(store.table_path("local/tiny"))) == 1
+    assert main(["pack"]) == 0 and "packed by smoke=True" in capsys.readouterr().out
+    assert main(["pack", "--smoke"]) == 0 and len(read_records(store.table_path("local/tiny"))) == 1
 
 
 def test_run_shows_its_report_and_force_runs_again(tiny, store, tmp_path, capsys, monkeypatch):

@@ -22,7 +22,9 @@ from ..checks import check_choice, check_int
 from ..data import Batches, load
 from .layers import binary_mlp, bn_state, load_bn_state, real_mlp, recalibrated_bn
 from .optimizer import MetaplasticAdam
-from ..records import Store, canonical, code_digest, hardware
+from ..digest import code_digest
+from ..provenance import hardware
+from ..records import Store, canonical
 from ..streams import permuted
 from ..training import Learner, Progress, Recorder, pick_device, save_atomically, set_seed
 
