@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_choice, check_images, check_int, check_labels, check_number
-from .training import eval_mode
+from .evaluation import correct, eval_mode
 
 # %% ../nbs/foundations/07_faults.ipynb #836744ce
 FIELDS = ("mantissa", "exponent", "sign")
@@ -280,7 +280,7 @@ def _score(net, x, y, batch_size):
         if logits.ndim != 2 or len(logits) != len(yb):
             raise ValueError(f"`net` must give logits of shape ({len(yb)}, classes), got {tuple(logits.shape)}")
         finite = logits.isfinite().all(1)
-        right += ((logits.argmax(1) == yb) & finite).sum().item()
+        right += correct(logits, yb).sum().item()
         broken += (~finite).sum().item()
     return right, broken
 

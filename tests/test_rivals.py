@@ -23,6 +23,7 @@ from robustlit.claims import verdict
 from robustlit.comparison import streamed as streamed_module
 from robustlit.comparison.streamed import streamed
 from robustlit.data import Dataset, as_images, load
+from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.continual import learn
 from robustlit.metaplasticity.layers import binary_mlp, load_bn_state
 from robustlit.sleep import convolved as convolved_module
@@ -78,7 +79,7 @@ from robustlit.sleep.silenced import METHODS, silenced, without_units
 from robustlit.sleep.stdp import REPORT, RULES, Night, masked_mean_dream, sleep
 from robustlit.sleep.tempered import tempered
 from robustlit.statistics import paired_difference
-from robustlit.training import accuracy, set_seed
+from robustlit.training import set_seed
 
 TINY = dict(data="digits", hidden=(20, 16), epochs=2, batch_size=20)
 ABLE = dict(data="digits", hidden=(40, 30), epochs=10, batch_size=5)  # enough for the authors' network to read

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from ..checks import check_choice, check_number
 from .networks import DROPOUT_KINDS, Dropout, as_floats
-from ..training import eval_mode
+from ..evaluation import eval_mode
 
 # %% ../../nbs/sleep/02_conversion.ipynb #08a04fe4
 def zeros_around(

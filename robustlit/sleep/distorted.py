@@ -23,9 +23,9 @@ from ..corruptions import noise
 from ..records import experiment
 from .defences import authors_blur, report_blur, wrapped_noise
 from .networks import View
-from .rivals import answered, rival, test_part, views_of
+from .rivals import rival, test_part, views_of
 from ..statistics import paired_difference
-from ..stress import logits_of
+from ..evaluation import answers, logits_of
 
 # %% ../../nbs/sleep/10_distorted.ipynb #120609f3
 LEVELS = dict(
@@ -91,7 +91,7 @@ def distorted(
     for stress, levels in LEVELS.items():
         for v in levels:
             logits = logits_of(net, distortion(x, stress, v, seed))
-            rows.append(dict(stress=stress, level=v) | about | answered(logits, y))
+            rows.append(dict(stress=stress, level=v) | about | answers(logits, y))
     return pd.DataFrame(rows + _attacked(net, network, x, y, seed))
 
 # %% ../../nbs/sleep/10_distorted.ipynb #0e69d43a

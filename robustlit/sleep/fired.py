@@ -17,7 +17,8 @@ from ..data import load
 from ..records import experiment
 from .rivals import rival, training_part
 from .stdp import RESETS, RULES, Night, sleep
-from ..training import accuracy, set_seed
+from ..evaluation import accuracy
+from ..training import set_seed
 
 # %% ../../nbs/sleep/12_fired.ipynb #4e4e7c33
 STRETCHES = 20

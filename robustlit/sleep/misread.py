@@ -20,9 +20,9 @@ from ..corruptions import noise
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
-from .rivals import answered, rival, test_part, training_part
+from .rivals import rival, test_part, training_part
 from .stdp import REPORT, RULES, Rule, sleep
-from ..stress import logits_of
+from ..evaluation import answers, logits_of
 from ..training import set_seed
 
 # %% ../../nbs/sleep/11_misread.ipynb #c5814d45
@@ -57,7 +57,7 @@ def mixed(
 def _stressed(net, x, y, seed) -> list:
     dice = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, dice)}
-    rows = [dict(stress=s, level=v) | answered(logits_of(net, images), y) for (s, v), images in shown.items()]
+    rows = [dict(stress=s, level=v) | answers(logits_of(net, images), y) for (s, v), images in shown.items()]
     found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
     right = accuracy_by_eps(found).accuracy.iloc[0]

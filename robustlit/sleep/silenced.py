@@ -20,9 +20,9 @@ from ..data import as_images
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .distorted import distortion
-from .rivals import answered, rival, test_part, training_part
+from .rivals import rival, test_part, training_part
 from .stdp import sleep
-from ..stress import logits_of
+from ..evaluation import accuracy_of, answers, logits_of
 from ..training import set_seed
 
 # %% ../../nbs/sleep/21_silenced.ipynb #c979a4dd
@@ -92,6 +92,6 @@ def silenced(
     for stress, level in SHOWN:
         shown = distortion(x, stress, level, seed) if level else x
         logits, theirs = logits_of(net, shown), logits_of(slept, shown)
-        same = 100 * float((logits.argmax(1) == theirs.argmax(1)).double().mean())
-        rows.append(dict(stress=stress, level=level, agreement=same) | about | answered(logits, y))
+        same = accuracy_of(logits, theirs.argmax(1))
+        rows.append(dict(stress=stress, level=level, agreement=same) | about | answers(logits, y))
     return pd.DataFrame(rows)

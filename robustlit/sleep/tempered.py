@@ -16,7 +16,8 @@ from ..records import experiment
 from .defences import distil
 from .networks import TRAINING
 from .rivals import training_part, untrained
-from ..training import accuracy, pick_device, set_seed
+from ..evaluation import accuracy
+from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/22_tempered.ipynb #d72d6fb7
 @experiment(
