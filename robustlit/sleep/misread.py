@@ -20,10 +20,11 @@ from ..corruptions import noise
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
-from .rivals import rival, test_part, training_part
+from .rivals import test_part, training_part
 from .stdp import REPORT, RULES, Rule, sleep
 from ..evaluation import answers, logits_of
 from ..training import set_seed
+from ..zoo import load_network
 
 # %% ../../nbs/sleep/11_misread.ipynb #c5814d45
 SWITCHES = dict(
@@ -96,9 +97,10 @@ def misread(
     "A sleep between the two readings."
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
-    network = "authors" if start == "authors" or switch == "network" else "control"
-    net, (x, y) = rival(network, seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
-    night = sleep(net, training_part(network, data)[0], rule, set_seed(seed))
+    whose, network = ("authors", "authors") if start == "authors" or switch == "network" else ("report", "control")
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    x, y = test_part(data, images)
+    night = sleep(net, training_part(whose, data)[0], rule, set_seed(seed))
     about = _state(net, x)
     for k, layer in enumerate(night.summary().to_dict("records"), 1):
         about |= {f"spikes_{k}": layer["spikes"], f"changed_{k}": layer["changed"]}
