@@ -49,13 +49,17 @@ def logits_of(
         )
 
 # %% ../nbs/foundations/20_evaluation.ipynb #1aadd52d
+def _check_logits(logits: Tensor, n: int, told: str):
+    if logits.ndim != 2 or len(logits) != n:
+        raise ValueError(f"{told} shape ({n}, classes), got {tuple(logits.shape)}")
+
+
 def correct(
     logits: Tensor,  # (n, classes)
     y: Tensor,  # Labels (n,)
 ) -> Tensor:  # (n,) of booleans
     "Whether the largest logit of each row is that of its label; a row with NaN or infinity is wrong."
-    if logits.ndim != 2 or len(logits) != len(y):
-        raise ValueError(f"`logits` must be a row for each of {len(y)} images, (n, classes), got {tuple(logits.shape)}")
+    _check_logits(logits, len(y), "`logits` must have")
     return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
 
@@ -111,6 +115,7 @@ def evaluate(
     with eval_mode(model):
         for xb, yb in batches:
             logits = model(xb)
+            _check_logits(logits, len(yb), "`model` must give logits of")
             right += correct(logits, yb).sum().item()
             check_labels(yb, len(logits), logits.shape[1])
             loss += F.cross_entropy(logits, yb, reduction="sum").item()

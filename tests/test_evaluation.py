@@ -235,9 +235,9 @@ def test_an_image_is_classed_without_its_neighbours(data):
 @pytest.mark.parametrize(
     "call, error, told",
     [
-        (lambda n, x, y: correct(torch.zeros(3, 10), y), ValueError, "a row for each of 90 images"),
-        (lambda n, x, y: accuracy_of(torch.zeros(90), y), ValueError, "a row for each of 90 images"),
-        (lambda n, x, y: evaluate(nn.Flatten(0), [(x, y)]), ValueError, "a row for each of 90 images"),
+        (lambda n, x, y: correct(torch.zeros(3, 10), y), ValueError, r"`logits` must have shape \(90, classes\)"),
+        (lambda n, x, y: accuracy_of(torch.zeros(90), y), ValueError, "`logits` must have shape"),
+        (lambda n, x, y: evaluate(nn.Flatten(0), [(x, y)]), ValueError, "`model` must give logits of shape"),
         (lambda n, x, y: evaluate(n, []), ValueError, "at least one image"),
         (lambda n, x, y: evaluate(n, [(x, y + 5)]), ValueError, "labels from 0 to 9"),
         (lambda n, x, y: accuracy(n, 255 * x, y), ValueError, r"must lie in \[0, 1\]"),
