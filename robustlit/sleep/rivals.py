@@ -96,6 +96,7 @@ def begin(
 ) -> Start:
     "A network, its images, and how to train it."
     how = cast(dict, TRAINING[reading] | dict(epochs=check_int(epochs, "epochs", 1)))
+    how |= {} if batch_size is None else dict(batch_size=check_int(batch_size, "batch_size", 1))
     x, y = training_part(reading, data)
     base = None if parent is None else parent(seed, data, hidden, epochs, batch_size).state_dict()
     generator = set_seed(seed)
@@ -103,7 +104,7 @@ def begin(
     net = fresh()
     if base is not None:
         net.load_state_dict(base)
-    return Start(net, fresh, x, y, generator, how if batch_size is None else how | dict(batch_size=batch_size))
+    return Start(net, fresh, x, y, generator, how)
 
 # %% ../../nbs/sleep/05_rivals.ipynb #ac95403c
 SOFTMAX = (("logits", "ce"), ("softmax", "ce"))
@@ -222,6 +223,7 @@ def _sleep_control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_si
 @network(parent="control", views=RECTIFIED)
 def _sleep_report(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None, asleep=27_105):
     "Asleep by the report's reading, slips of its sleep included."
+    check_int(asleep, "asleep", 1)
     s = begin("report", seed, data, hidden, epochs, batch_size, _control)
-    shown = s.x[: check_int(asleep, "asleep", 1)]
+    shown = s.x[:asleep]
     return s.net, lambda net: sleep(net, shown, "report", s.generator, steps=100 * len(shown))
