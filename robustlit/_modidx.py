@@ -1323,5 +1323,5 @@ d = { 'settings': { 'branch': 'main',
                                'robustlit.zoo.load_network': ('foundations/zoo.html#load_network', 'robustlit/zoo.py'),
                                'robustlit.zoo.network': ('foundations/zoo.html#network', 'robustlit/zoo.py'),
                                'robustlit.zoo.networks': ('foundations/zoo.html#networks', 'robustlit/zoo.py'),
-                               'robustlit.zoo.training': ('foundations/zoo.html#training', 'robustlit/zoo.py'),
+                               'robustlit.zoo.timed_training': ('foundations/zoo.html#timed_training', 'robustlit/zoo.py'),
                                'robustlit.zoo.views_of': ('foundations/zoo.html#views_of', 'robustlit/zoo.py')}}}

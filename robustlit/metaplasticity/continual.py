@@ -25,7 +25,7 @@ from .optimizer import MetaplasticAdam
 from ..records import Store, canonical, code_digest, hardware
 from ..streams import permuted
 from ..training import Learner, Progress, Recorder, pick_device, save_atomically, set_seed
-from ..zoo import network, training
+from ..zoo import network, timed_training
 
 # %% ../../nbs/metaplasticity/04_continual.ipynb #142084cc
 STATISTICS = ("running", "recalibrated")
@@ -129,7 +129,7 @@ def learned(
         kept = torch.load(path, map_location=device, weights_only=True)
         return Phases(net, tasks, [Phase(**day) for day in kept["days"]], kept["made"])
     days, before, start = [], [], time.perf_counter()
-    with training(f"metaplasticity/{network}", parameters, path.parent):
+    with timed_training(f"metaplasticity/{network}", parameters, path.parent):
         for shot in learn(net, tasks, epochs, batch_size, order, meta):
             before = [*before, shot]
             days.append(dict(weights={k: v.clone() for k, v in net.state_dict().items()}, batch_norm=before))
