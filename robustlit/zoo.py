@@ -103,7 +103,7 @@ def _forecast(name: str, settings: dict, seconds: float | None, log: Path) -> st
     if same:
         return f"{_about(median(same))}, as before"
     if seconds is not None:
-        return f"{_about(seconds)} on two cores"
+        return f"{_about(seconds)} on one core"
     if past:
         low, high = (f([p["seconds"] for p in past]) for f in (min, max))
         ends = " to ".join(dict.fromkeys([_about(low), _about(high)]))
@@ -155,7 +155,7 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
 def network(
     parent: str | None = None,  # What it was before the treatment: "<paper>/<name>", or a name of the same paper
     views: tuple = LOGITS,  # Pairs (view, loss) in which it is attacked, first the one that is quoted
-    seconds: float | None = None,  # What training was measured to take with the defaults, on two cores
+    seconds: float | None = None,  # What training was measured to take with the defaults, on one core
 ) -> Callable:  # A decorator
     "Give a network its name; the function from then on trains it once and finds it filed."
 

@@ -229,7 +229,7 @@ def test_the_time_is_known_from_trainings_before(tmp_path, capsys):
     told = [t.partition(": ")[2] for t in capsys.readouterr().out.splitlines()]
     assert told[0] == "how long that takes is not known yet"
     assert told[1] == "about 3 min, as before"
-    assert told[2] == "about 2 h on two cores"  # the defaults
+    assert told[2] == "about 2 h on one core"  # the defaults
     assert told[3].startswith("with these settings it is not known how long that takes, with others about ")
 
 

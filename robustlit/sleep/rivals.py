@@ -115,13 +115,13 @@ def _descent(s: Start) -> tuple:
     return s.net, lambda net: descend(net, s.x, s.y, generator=s.generator, **s.how)
 
 
-@network(views=SOFTMAX)
+@network(views=SOFTMAX, seconds=12)
 def _control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The report's perceptron: biases, cross-entropy, dropout behind the first layer."
     return _descent(begin("report", seed, data, hidden, epochs, batch_size))
 
 
-@network(views=RECTIFIED)
+@network(views=RECTIFIED, seconds=22)
 def _authors(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The authors' perceptron: no biases, squared error on a rectified output, dropout behind both layers."
     return _descent(begin("authors", seed, data, hidden, epochs, batch_size))
@@ -135,13 +135,13 @@ def _fine_tuning(s: Start, copies: Callable) -> tuple:
     return s.net, train
 
 
-@network(parent="control", views=SOFTMAX)
+@network(parent="control", views=SOFTMAX, seconds=12)
 def _adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned with a twelfth of the images exchanged for FGSM images."
     return _fine_tuning(begin("report", seed, data, hidden, epochs, batch_size, _control), adversarial_copies)
 
 
-@network(parent="authors", views=RECTIFIED)
+@network(parent="authors", views=RECTIFIED, seconds=22)
 def _authors_adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned as the authors do, on FGSM images (of the cross-entropy; theirs are of the squared error)."
     return _fine_tuning(begin("authors", seed, data, hidden, epochs, batch_size, _authors), adversarial_copies)
@@ -151,19 +151,19 @@ def _distorted(kind: str, net: nn.Module, x: Tensor, y: Tensor, generator: torch
     return distorted_copies(x, kind, generator)
 
 
-@network(parent="control", views=SOFTMAX)
+@network(parent="control", views=SOFTMAX, seconds=12)
 def _blur(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned on blurred copies."
     return _fine_tuning(begin("report", seed, data, hidden, epochs, batch_size, _control), partial(_distorted, "blur"))
 
 
-@network(parent="control", views=SOFTMAX)
+@network(parent="control", views=SOFTMAX, seconds=12)
 def _noise(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned on noisy copies."
     return _fine_tuning(begin("report", seed, data, hidden, epochs, batch_size, _control), partial(_distorted, "noise"))
 
 # %% ../../nbs/sleep/05_rivals.ipynb #d4679c53
-@network(parent="control", views=SOFTMAX)
+@network(parent="control", views=SOFTMAX, seconds=12)
 def _wrapped_noise(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned on copies with the report's noise, which wraps around."
     start = begin("report", seed, data, hidden, epochs, batch_size, _control)
@@ -202,7 +202,7 @@ def _night(s: Start, rule: str) -> tuple:
     return s.net, lambda net: sleep(net, s.x, rule, s.generator)
 
 
-@network(parent="authors", views=RECTIFIED)
+@network(parent="authors", views=RECTIFIED, seconds=4)
 def _sleep(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Asleep by the authors' rule, vector A."
     return _night(begin("authors", seed, data, hidden, epochs, batch_size, _authors), "A")
@@ -214,7 +214,7 @@ def _sleep_B(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=Non
     return _night(begin("authors", seed, data, hidden, epochs, batch_size, _authors), "B")
 
 # %% ../../nbs/sleep/05_rivals.ipynb #9ff769ea
-@network(parent="control", views=RECTIFIED)
+@network(parent="control", views=RECTIFIED, seconds=2)
 def _sleep_control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Asleep by the authors' rule, vector A, though it is the report's perceptron."
     return _night(begin("report", seed, data, hidden, epochs, batch_size, _control), "A")
