@@ -9,6 +9,9 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 STEPS := sync lint types docs wheel nbs unit
 JOBS ?= 2
 
+# Without compiled files each process would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 ifndef PYTHON
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
@@ -81,7 +84,7 @@ nbs: $(STAMP)
 	@$(BIN)/nbdev-test --n-workers $(JOBS) --timing
 
 unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs
+	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadfile
 
 docs: $(STAMP)
 	@set -e; if command -v quarto >/dev/null; then $(BIN)/nbdev-docs; else $(BIN)/python tools/build_docs.py; fi; \

@@ -11,10 +11,11 @@ __all__ = ['GROUPS', 'CORRUPTIONS', 'CALIBRATIONS', 'COMPAT', 'GREY', 'blur', 'c
 # %% ../nbs/foundations/06_corruptions.ipynb #651c295d
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from numba import njit
 from scipy import stats
 from torch import Tensor
 
-from .checks import check_choice, check_images, check_int, check_number
+from .checks import CPUGenerator, Images, at_least, between, check_with, checked, one_of
 from .digest import Table
 
 # %% ../nbs/foundations/06_corruptions.ipynb #f858c295
@@ -94,16 +95,12 @@ class _Draws:
 # %% ../nbs/foundations/06_corruptions.ipynb #6d1a2a07
 def _seeds(n, generator, index):
     "One int64 seed an image: the generator's next ones, or, given `index`, those at these places from its start."
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(f"`generator` must be a CPU generator (images may be anywhere), got {generator.device}")
     draw = lambda n, g: torch.randint(-(2**63), 2**63 - 1, (n,), generator=g)
     if index is None:
         return draw(n, generator)
     index = torch.as_tensor(index).cpu()
     if index.shape != (n,) or index.dtype != torch.int64:
         raise ValueError(f"`index` must be {n} whole numbers, one an image, got {index.dtype} of {tuple(index.shape)}")
-    if n and (index.min() < 0 or index.max() >= 2**27):
-        raise ValueError(f"`index` must lie from 0 to {2**27 - 1}, got {index.min()} to {index.max()}")
     if generator is None:
         raise ValueError("`index` needs a `generator`: it counts from that generator's seed")
     again = torch.Generator().manual_seed(generator.initial_seed())
@@ -163,17 +160,20 @@ def _blur_matrix(n, sigma, border, radius):
     return _band(n, w / w.sum(), border)
 
 
+_Sigma = Annotated[float, at_least(0)]
+_Border = Annotated[str, one_of(("nearest", "reflect", "mirror"))]
+
+
+@checked
 def blur(
     x: Tensor,  # Images (n, c, h, w)
-    sigma: float,  # Standard deviation in pixels, at least 0
-    border: str = "nearest",  # What lies outside: 'nearest', 'reflect' (edge pixel repeated) or 'mirror' (not repeated)
-    radius: int | None = None,  # Of the kernel in pixels; 4 sigma if None
+    sigma: _Sigma,  # Standard deviation in pixels, at least 0
+    border: _Border = "nearest",  # What lies outside: 'nearest', 'reflect' (edge pixel repeated) or 'mirror' (not repeated)
+    radius: Annotated[int, at_least(0)] | None = None,  # Of the kernel in pixels; 4 sigma if None
     vertical_only: bool = False,  # Whether to leave the rows alone
 ) -> Tensor:  # Same shape
     "The images smoothed by a Gaussian."
-    sigma = check_number(sigma, "sigma", 0)
-    check_choice(border, ("nearest", "reflect", "mirror"), "border")
-    radius = int(4 * sigma + 0.5) if radius is None else check_int(radius, "radius", 0)
+    radius = int(4 * sigma + 0.5) if radius is None else radius
     matrix = lambda n: _blur_matrix(n, sigma, border, radius)
     return _apply(x, matrix(x.shape[-2]), None if vertical_only else matrix(x.shape[-1]))
 
@@ -950,7 +950,7 @@ def _zigzag(x, c, how):
 
 # %% ../nbs/foundations/06_corruptions.ipynb #0799a03d
 def _calibration(x, calibration):
-    if check_choice(calibration, ("auto", *CALIBRATIONS), "calibration") != "auto":
+    if calibration != "auto":
         return calibration
     return "mnist_c" if x.shape[1] == 1 else "cifar_c" if max(x.shape[2:]) <= 64 else "imagenet_c"
 
@@ -961,32 +961,35 @@ def _piece(x, name):
     return max(1, (2**19 if x.device.type == "cpu" else 2**25) // pixels)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #6ac97261
-def _check_batch(x):
-    check_images(x)
+def _size(x, name):
     if x.shape[1] not in (1, 3):
-        raise ValueError(f"`x` must have 1 or 3 channels, got {x.shape[1]} in shape {tuple(x.shape)}")
+        raise ValueError(f"`{name}` must have 1 or 3 channels, got {x.shape[1]} in shape {tuple(x.shape)}")
     if min(x.shape[2:]) < 8:
-        raise ValueError(f"`x` must have at least 8 x 8 pixels, got shape {tuple(x.shape)}")
-    return x
+        raise ValueError(f"`{name}` must have at least 8 x 8 pixels, got shape {tuple(x.shape)}")
 
 
+_Pictures = Annotated[Images, check_with(_size, torch.zeros(2, 2, 8, 8), torch.zeros(2, 1, 7, 8))]
+_Name = Annotated[str, one_of(_known)]
+_Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
+_Places = Iterable[Annotated[int, between(0, 2**27 - 1)]]
+_Switch = Annotated[str, one_of(COMPAT)]
+
+
+@checked
 @torch.no_grad()
 def corrupt(
-    x: Tensor,  # Float images (n, c, h, w) in [0, 1], 1 or 3 channels, at least 8 x 8
-    name: str,  # One of `CORRUPTIONS`
-    severity: int = 1,  # From 1 to 5
-    calibration: str = "auto",  # One of `CALIBRATIONS`, or 'auto' by channels and size
-    generator: torch.Generator | None = None,  # CPU generator: one draw an image; torch's global one if None
-    index: Iterable[int] | None = None,  # Places in the data set, counted from the generator's seed, (n,)
-    compat: str | Iterable[str] = (),  # Known errors to repeat, of `COMPAT`
+    x: _Pictures,  # Float images (n, c, h, w) in [0, 1], 1 or 3 channels, at least 8 x 8
+    name: _Name,  # One of `CORRUPTIONS`
+    severity: Annotated[int, between(1, 5)] = 1,  # From 1 to 5
+    calibration: _Calibration = "auto",  # One of `CALIBRATIONS`, or 'auto' by channels and size
+    generator: CPUGenerator | None = None,  # CPU generator: one draw an image; torch's global one if None
+    index: _Places | None = None,  # Places in the data set, counted from the generator's seed, (n,)
+    compat: _Switch | Collection[_Switch] = (),  # Known errors to repeat, of `COMPAT`
 ) -> Tensor:  # Same shape, type and device, in [0, 1]
     "Corrupted images; an image's result depends on its pixels and its seed alone."
-    _check_batch(x)
-    known = _known[check_choice(name, _known, "name")]
-    c = known.table[_calibration(x, calibration)][check_int(severity, "severity", 1, 5) - 1]
+    known = _known[name]
+    c = known.table[_calibration(x, calibration)][severity - 1]
     compat = {compat} if isinstance(compat, str) else set(compat)
-    for switch in compat:
-        check_choice(switch, tuple(COMPAT), "compat")
     seeds = _seeds(len(x), generator, index)
     if not len(x):
         return x.clone()
@@ -998,34 +1001,34 @@ def corrupt(
     return (out * 255).floor() / 255 if "truncate" in compat else out
 
 # %% ../nbs/foundations/06_corruptions.ipynb #6226b431
+@checked
 def noise(
-    x: Tensor,  # Float images (n, c, h, w) in [0, 1]
-    variance: float,  # Of the normal noise, in pixel units squared
-    generator: torch.Generator | None = None,  # As in `corrupt`
-    index: Iterable[int] | None = None,  # As in `corrupt`
+    x: Images,  # Float images (n, c, h, w) in [0, 1]
+    variance: Annotated[float, at_least(0)],  # Of the normal noise, in pixel units squared
+    generator: CPUGenerator | None = None,  # As in `corrupt`
+    index: _Places | None = None,  # As in `corrupt`
 ) -> Tensor:  # Same shape, in [0, 1]
     "The images with normal noise of mean 0, clipped."
-    check_images(x), check_number(variance, "variance", 0)
     how = _Draws(_seeds(len(x), generator, index), x.device)
     return (x + how.normal(*x.shape[1:]).to(x.dtype) * math.sqrt(variance)).clamp(0, 1)
 
 # %% ../nbs/foundations/06_corruptions.ipynb #1d3804c9
+@checked
 def severities(
-    name: str,  # One of `CORRUPTIONS`
-    calibration: str = "mnist_c",  # One of `CALIBRATIONS`
+    name: _Name,  # One of `CORRUPTIONS`
+    calibration: Annotated[str, one_of(CALIBRATIONS)] = "mnist_c",  # One of `CALIBRATIONS`
 ) -> list:  # Five dicts of parameters, severity 1 first; empty where there is one strength only
     "The parameters of a corruption at its five severities."
-    known = _known[check_choice(name, _known, "name")]
-    rows = known.table[check_choice(calibration, CALIBRATIONS, "calibration")]
+    known = _known[name]
+    rows = known.table[calibration]
     return [dict(zip(known.names, np.atleast_1d(np.array(row, object)).tolist())) for row in rows]
 
 
+@checked
 def corruption_table(
-    calibration: str | None = None,  # One of `CALIBRATIONS`; all four if None
+    calibration: Annotated[str, one_of(CALIBRATIONS)] | None = None,  # One of `CALIBRATIONS`; all four if None
 ) -> pd.DataFrame:  # Columns name, group, calibration, parameters and the severities 1 to 5
     "All corruptions and their parameters."
-    if calibration is not None:
-        check_choice(calibration, CALIBRATIONS, "calibration")
     show = lambda row: "" if row is None else ", ".join(f"{v:.3g}" for v in np.atleast_1d(row))
     rows = []
     for group, names in GROUPS.items():

@@ -9,16 +9,30 @@ __all__ = ['FIELDS', 'Bits', 'WHERE', 'Binary', 'RATES', 'bit_fields', 'flip_bit
            'fault_curve']
 
 # %% ../nbs/foundations/07_faults.ipynb #5434658e
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice, check_images, check_int, check_labels, check_number
+from robustlit.checks import (
+    Count,
+    CPUGenerator,
+    Images,
+    Labels,
+    Share,
+    at_least,
+    check_choice,
+    check_labels,
+    check_with,
+    checked,
+    not_empty,
+    one_of,
+)
 from .training import eval_mode
 
 # %% ../nbs/foundations/07_faults.ipynb #836744ce
@@ -26,19 +40,25 @@ FIELDS = ("mantissa", "exponent", "sign")
 _integers = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 
 
+def _floating(x, name):
+    dtype = x if isinstance(x, torch.dtype) else x.dtype
+    if not dtype.is_floating_point:
+        raise TypeError(f"`{name}` must be of a floating-point dtype, got {dtype}")
+
+
+@checked
 def bit_fields(
-    dtype: torch.dtype = torch.float32,  # Any floating-point type
+    dtype: Annotated[torch.dtype, check_with(_floating, torch.int8)] = torch.float32,  # Any floating-point type
 ) -> dict:  # 'mantissa', 'exponent', 'sign' to a range of bit positions, 0 the lowest
     "Where a floating-point type keeps what."
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"`dtype` must be a floating-point torch.dtype, got {dtype!r}")
     info = torch.finfo(dtype)
     mantissa = round(-np.log2(info.eps))
     ends = (0, mantissa, info.bits - 1, info.bits)
     return {name: range(a, b) for name, a, b in zip(FIELDS, ends, ends[1:])}
 
 # %% ../nbs/foundations/07_faults.ipynb #51b1cb05
-Bits = int | str | Iterable[int | str] | None
+_Bit = Annotated[int, at_least(0)] | Annotated[str, one_of(FIELDS)]
+Bits = _Bit | Collection[_Bit] | None
 
 
 def _bit_positions(bits: Bits, dtype: torch.dtype) -> list:
@@ -50,7 +70,7 @@ def _bit_positions(bits: Bits, dtype: torch.dtype) -> list:
     named = list(bits) if isinstance(bits, Iterable) and not isinstance(bits, str) else [bits]
     wanted = set()
     for b in named:
-        wanted |= set(fields[check_choice(b, FIELDS, "bits")] if isinstance(b, str) else [check_int(b, "bits", 0)])
+        wanted |= set(fields[b] if isinstance(b, str) else [int(b)])
     if not wanted or max(wanted) >= width:
         raise ValueError(f"`bits` must name at least one position from 0 to {width - 1} of {dtype}, got {bits!r}")
     return sorted(wanted)
@@ -70,13 +90,6 @@ def _flips(n: int, rate: float, generator: torch.Generator | None, piece: int = 
             yield at[at < size] + start
 
 # %% ../nbs/foundations/07_faults.ipynb #d2c41f88
-def _check_generator(generator):
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(f"`generator` must be a torch.Generator or None, got {type(generator).__name__}")
-    if generator is not None and generator.device.type != "cpu":
-        raise ValueError(f"`generator` must be a CPU generator (tensors may be anywhere), got {generator.device}")
-
-
 def _as_integers(x: Tensor) -> Tensor:
     "The memory of a float tensor as whole numbers of the same width."
     return x.detach().view(_integers[torch.finfo(x.dtype).bits])
@@ -94,23 +107,22 @@ def _flip(x: Tensor, rate: float, positions: list, generator) -> tuple:
     return flipped.view(x.dtype), count
 
 # %% ../nbs/foundations/07_faults.ipynb #23931189
+@checked
 def flip_bits(
-    x: Tensor,  # Floats of any shape, type and device
-    rate: float,  # Probability that a bit flips, from 0 to 1
+    x: Annotated[Tensor, check_with(_floating, torch.arange(3))],  # Floats of any shape, type and device
+    rate: Share,  # Probability that a bit flips, from 0 to 1
     bits: Bits = None,  # Positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: torch.Generator | None = None,  # CPU generator; torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator; torch's global one if None
 ) -> Tensor:  # A copy; may hold infinities and NaN
     "A tensor after each of its bits flipped with probability `rate`."
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"`x` must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
-    _check_generator(generator)
-    return _flip(x, check_number(rate, "rate", 0, 1), _bit_positions(bits, x.dtype), generator)[0]
+    return _flip(x, float(rate), _bit_positions(bits, x.dtype), generator)[0]
 
 # %% ../nbs/foundations/07_faults.ipynb #7f192392
 WHERE = ("weights", "batch_norm", "activations")
-Binary = Callable[[nn.Module], bool] | Iterable[str] | None
+Binary = Callable[[nn.Module], bool] | str | Iterable[str] | None
 
 
+@checked
 def looks_binary(
     module: nn.Module,  # Any layer
 ) -> bool:  # Whether its `weight` acts by its sign
@@ -145,8 +157,6 @@ def _binary_layers(net, binary):
 
 def _all_sites(net, binary):
     "Every tensor of a network that faults may hit."
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
     known, stored, inputs = _binary_layers(net, binary), {}, []
     for name, m in net.named_modules():
         norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
@@ -162,7 +172,6 @@ def _all_sites(net, binary):
 
 def _sites(net, where, layers, binary):
     "The sites of one kind, in these layers."
-    check_choice(where, WHERE, "where")
     found = [s for s in _all_sites(net, binary) if s.where == where]
     if layers is None:
         found = found[where == "activations" :]
@@ -176,6 +185,7 @@ def _sites(net, where, layers, binary):
     return [s for s in found if s.layer in names]
 
 # %% ../nbs/foundations/07_faults.ipynb #07daa09c
+@checked
 def sites(
     net: nn.Module,  # Any network
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
@@ -240,19 +250,19 @@ def _flipped_tensors(found, rate, bits, generator, faults):
             _as_integers(getattr(s.module, s.tensor)).copy_(old)
 
 
+@checked
 @contextmanager
 def faulty(
     net: nn.Module,  # Any network
-    rate: float,  # Probability that a bit flips, from 0 to 1
-    where: str = "weights",  # 'weights', 'batch_norm' or 'activations'
+    rate: Share,  # Probability that a bit flips, from 0 to 1
+    where: Annotated[str, one_of(WHERE)] = "weights",  # 'weights', 'batch_norm' or 'activations'
     layers: str | Iterable[str] | None = None,  # Names as in `net.named_modules()`; all if None
     bits: Bits = None,  # Of floats: positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: torch.Generator | None = None,  # CPU generator; torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator; torch's global one if None
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
 ) -> Generator[Faults, None, None]:  # How many bits have flipped
     "The network with flipped bits for the length of a `with` block, restored exactly."
-    rate, faults = check_number(rate, "rate", 0, 1), Faults()
-    _check_generator(generator)
+    rate, faults = float(rate), Faults()
     found = _sites(net, where, layers, binary)
     if not any(s.positions(bits) for s in found):
         raise ValueError(f"`bits` must include the sign, the one bit of a binary weight, got {bits!r}")
@@ -295,26 +305,26 @@ def _curves(net, where, layers, binary):
     return {n: None if n == "all" else n for n in wanted}
 
 # %% ../nbs/foundations/07_faults.ipynb #b1c208e4
+@checked
 def fault_curve(
     net: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: Tensor,  # Their labels (n,), int64
-    rates: Iterable[float] = RATES,  # Probabilities that a bit flips, each from 0 to 1
-    where: str = "weights",  # 'weights', 'batch_norm' or 'activations'
+    x: Annotated[Images, not_empty],  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Their labels (n,), int64
+    rates: Iterable[Share] = RATES,  # Probabilities that a bit flips, each from 0 to 1
+    where: Annotated[str, one_of(WHERE)] = "weights",  # 'weights', 'batch_norm' or 'activations'
     layers: str | Iterable[str] = "all",  # 'all' together, 'each' alone, or names
-    draws: int = 20,  # Repetitions at each rate
+    draws: Count = 20,  # Repetitions at each rate
     bits: Bits = None,  # Of floats: positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
-    generator: torch.Generator | None = None,  # CPU generator: one number a draw; torch's global one if None
+    generator: CPUGenerator | None = None,  # CPU generator: one number a draw; torch's global one if None
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
-    batch_size: int = 1000,  # Images at a time
+    batch_size: Count = 1000,  # Images at a time
 ) -> (
     pd.DataFrame
 ):  # A row a layer, rate and draw: where, layer, rate, draw, flipped, exposed, n, correct, broken, accuracy (percent)
     "How a network's accuracy falls with the rate of flipped bits, in eval mode."
-    check_images(x)
-    check_labels(y, check_int(len(x), "len(x)", 1)), check_int(batch_size, "batch_size", 1), _check_generator(generator)
-    rates = [check_number(r, "rates", 0, 1) for r in rates]
-    seeds = torch.randint(2**62, (check_int(draws, "draws", 1),), generator=generator).tolist()
+    check_labels(y, len(x))
+    rates = [float(r) for r in rates]
+    seeds = torch.randint(2**62, (draws,), generator=generator).tolist()
     rows, columns = [], ["where", "layer", "rate", "draw", "flipped", "exposed", "n", "correct", "broken"]
     with eval_mode(net):
         clean = _score(net, x, y, batch_size)

@@ -11,6 +11,7 @@ __all__ = ['Task', 'permuted', 'rotated', 'pair', 'split', 'vehicles_and_animals
 # %% ../nbs/foundations/02_streams.ipynb #1df27d50
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -18,19 +19,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_choice, check_int, check_number
+from .checks import Count, Generator, Labels, Pixels, Seed, check_choice, check_int, checked, not_empty
 from .data import Batches, Dataset
 
 # %% ../nbs/foundations/02_streams.ipynb #cf402acb
+@checked
 @dataclass(frozen=True, eq=False)
 class Task:
     "Training and test images of one task, with the permutation of their pixels if there is one."
 
     name: str  # For tables and progress bars
-    x_train: Tensor  # uint8 (n, c, h, w)
-    y_train: Tensor  # int64 (n,)
-    x_test: Tensor  # uint8 (n, c, h, w)
-    y_test: Tensor  # int64 (n,)
+    x_train: Pixels  # uint8 (n, c, h, w)
+    y_train: Labels  # int64 (n,)
+    x_test: Pixels  # uint8 (n, c, h, w)
+    y_test: Labels  # int64 (n,)
     permutation: Tensor | None = None  # int64 (h*w,): new pixel i is old pixel permutation[i], in every channel alike
     classes: tuple = ()  # The labels that occur
 
@@ -40,18 +42,20 @@ class Task:
             shapes = [tuple(x.shape[1:]) for x in (self.x_train, self.x_test)]
             raise ValueError(f"`x_test` must hold images of {shapes[0]}, as `x_train`, got {shapes[1]}")
 
+    @checked
     def train_batches(
         self,
-        batch_size: int = 100,  # Images at a time
-        generator: torch.Generator | None = None,  # Of the shuffle; the global one if None
+        batch_size: Count = 100,  # Images at a time
+        generator: Generator | None = None,  # Of the shuffle; the global one if None
         **options,  # Anything else that `Batches` takes
     ) -> Batches:  # Of shuffled training images
         "Shuffled training batches of (images in [0, 1], labels)."
         return Batches(self.x_train, self.y_train, batch_size, True, generator, self.permutation, **options)
 
+    @checked
     def test_batches(
         self,
-        batch_size: int = 1000,  # Images at a time
+        batch_size: Count = 1000,  # Images at a time
     ) -> Batches:  # Of test images, in their order
         "Test batches of (images in [0, 1], labels)."
         return Batches(self.x_test, self.y_test, batch_size, False, permutation=self.permutation)
@@ -62,25 +66,19 @@ class Task:
         return f"{self.name}: {counts}, {len(self.classes)} classes{through}"
 
 # %% ../nbs/foundations/02_streams.ipynb #8d06b418
-def _check_data(data, name="data") -> Dataset:
-    if not isinstance(data, Dataset):
-        raise TypeError(f"`{name}` must be a Dataset, for example load('digits'), got {type(data).__name__}")
-    return data
-
-
 def _whole(data: Dataset, name: str, **changes) -> Task:
     task = Task(name, data.x_train, data.y_train, data.x_test, data.y_test, classes=tuple(range(data.n_classes)))
     return replace(task, **changes)
 
 # %% ../nbs/foundations/02_streams.ipynb #93f6e568
+@checked
 def permuted(
     data: Dataset,  # Any data set
-    n_tasks: int,  # How many, at least 1
-    seed: int = 0,  # Of the permutations; more tasks leave the first ones as they are
+    n_tasks: Count,  # How many, at least 1
+    seed: Seed = 0,  # Of the permutations; more tasks leave the first ones as they are
     first_identity: bool = False,  # Whether the first task is the original, unpermuted
 ) -> list:  # Of `Task`
     "The same data set seen through `n_tasks` permutations of its pixels."
-    check_int(n_tasks, "n_tasks", 1), check_int(seed, "seed", 0), _check_data(data)
     generator, pixels = torch.Generator().manual_seed(seed), data.shape[1] * data.shape[2]
     perms = [torch.randperm(pixels, generator=generator).to(data.x_train.device) for _ in range(n_tasks)]
     if first_identity:
@@ -102,24 +100,25 @@ def _turn(x: Tensor, degrees: float, chunk: int = 5_000) -> Tensor:
     return torch.cat(turned)
 
 
+_Angles = Annotated[Sequence[float], not_empty]
+
+
+@checked
 def rotated(
     data: Dataset,  # Any data set
-    angles: Sequence[float],  # Degrees counter-clockwise, one a task
+    angles: _Angles,  # Degrees counter-clockwise, one a task
 ) -> list:  # Of `Task`
     "The same data set turned by each of `angles`."
-    _check_data(data)
-    if isinstance(angles, str) or not hasattr(angles, "__len__") or not len(angles):
-        raise ValueError(f"`angles` must be a list of at least one angle in degrees, got {angles!r}")
-    turns = [check_number(a, "angles") for a in angles]
+    turns = [float(a) for a in angles]
     return [_whole(data, f"{a:g} degrees", x_train=_turn(data.x_train, a), x_test=_turn(data.x_test, a)) for a in turns]
 
 # %% ../nbs/foundations/02_streams.ipynb #42a87019
+@checked
 def pair(
     first: Dataset,  # Learned first
     second: Dataset,  # Learned second, images of the same shape
 ) -> list:  # Of two `Task`
     "One data set after another, with the labels of both sharing the output units."
-    _check_data(first, "first"), _check_data(second, "second")
     if first.shape != second.shape:
         raise ValueError(
             f"`second` must have images of shape {first.shape} like `first`, got {second.shape}; load(..., size=) resizes"
@@ -144,18 +143,19 @@ def _group(data: Dataset, classes: tuple, relabel: bool) -> Task:
     return Task(" ".join(data.classes[c] for c in classes), *parts, classes=tuple(labels))
 
 # %% ../nbs/foundations/02_streams.ipynb #cd3249e9
+_Groups = Iterable[Iterable[int | str]]
+
+
+@checked
 def split(
     data: Dataset,  # Any data set
-    groups: int | Iterable[Iterable] = 2,  # Classes a task (fewer in the last), or each task's classes
+    groups: Count | _Groups = 2,  # Classes a task (fewer in the last), or each task's classes
     relabel: bool = False,  # Whether each task counts its classes from 0
 ) -> list:  # Of `Task`
     "One task a group of classes; `ValueError` where groups overlap or name a class that the data lack."
-    _check_data(data)
     if not isinstance(groups, Iterable):
         size, last = check_int(groups, "groups", 1, data.n_classes), data.n_classes
         groups = [range(k, min(k + size, last)) for k in range(0, last, size)]
-    if isinstance(groups, str) or any(isinstance(g, str) or not isinstance(g, Iterable) for g in groups):
-        raise TypeError(f"`groups` must be a number of classes or a list of lists of classes, got {groups!r}")
     groups = [tuple(_class_number(data, c) for c in g) for g in groups]
     flat = [c for g in groups for c in g]
     if len(set(flat)) < len(flat) or not all(groups) or not groups:
@@ -163,6 +163,7 @@ def split(
     return [_group(data, g, relabel) for g in groups]
 
 # %% ../nbs/foundations/02_streams.ipynb #4782ac1a
+@checked
 def vehicles_and_animals(
     data: Dataset,  # CIFAR-10, or any data set with its ten class names
     compat: bool = False,  # Whether the horse is a vehicle, as in the original's code
@@ -174,13 +175,14 @@ def vehicles_and_animals(
     return [replace(first, name="vehicles"), replace(second, name="animals")]
 
 # %% ../nbs/foundations/02_streams.ipynb #1ad1e49f
+@checked
 def subsets(
     data: Dataset,  # Any data set
-    n: int,  # How many subsets, from 1 to the number of training images
-    seed: int = 0,  # Of the permutation of the images
+    n: Count,  # How many subsets, from 1 to the number of training images
+    seed: Seed = 0,  # Of the permutation of the images
 ) -> list:  # Of `Task`, whose sizes differ by at most one
     "The training images dealt out into `n` disjoint subsets; the same test images for all."
-    check_int(n, "n", 1, len(_check_data(data).x_train)), check_int(seed, "seed", 0)
+    check_int(n, "n", 1, len(data.x_train))
     order = torch.randperm(len(data.x_train), generator=torch.Generator().manual_seed(seed)).to(data.x_train.device)
     parts = zip(data.x_train[order].tensor_split(n), data.y_train[order].tensor_split(n))
     return [_whole(data, f"subset {k}", x_train=x, y_train=y) for k, (x, y) in enumerate(parts, 1)]
@@ -207,7 +209,8 @@ def _square(R):
     return R
 
 # %% ../nbs/foundations/02_streams.ipynb #8b0e7625
-def _matrix(df, after, on, value):
+@checked
+def _matrix(df: pd.DataFrame, after: str, on: str, value: str):
     "The arguments of an `AccuracyMatrix`, from tidy rows."
     for c in (after, on, value):
         check_choice(c, list(df.columns), "column")
@@ -233,11 +236,12 @@ def _markdown(frame):
 class AccuracyMatrix:
     "Accuracy (percent) on every task after every task: `R[after, on]`; NaN where a later task was not tested yet."
 
+    @checked
     def __init__(
         self,
-        R,  # Square, rows after, columns on
-        names: Sequence[str] | None = None,  # Of the tasks
-        untrained: Sequence[float] | None = None,  # Accuracy of the untrained network on each task, for `fwt`
+        R: Sequence | np.ndarray,  # Square, rows after, columns on
+        names: Sequence | None = None,  # Of the tasks
+        untrained: Sequence | np.ndarray | None = None,  # Accuracy of the untrained network on each task, for `fwt`
     ):
         self.R = _square(R)
         self.names = [f"task {k}" for k in range(1, len(self) + 1)] if names is None else list(map(str, names))
@@ -278,9 +282,8 @@ class AccuracyMatrix:
 
     def summary(self) -> dict:
         "All numbers by name; `fwt` only where it can be known."
-        names = ["acc", "bwt", "forgetting", "learning_accuracy"]
         known = self.untrained is not None and not np.isnan([*self.R.diagonal(1), *self.untrained[1:]]).any()
-        return {k: getattr(self, k) for k in names + ["fwt"] * known}
+        return {k: getattr(self, k) for k in ["acc", "bwt", "forgetting", "learning_accuracy"] + ["fwt"] * known}
 
     @classmethod
     def from_frame(cls, df: pd.DataFrame, after: str = "after", on: str = "on", value: str = "accuracy"):
@@ -315,6 +318,7 @@ def _check_trace(trace):
     return trace
 
 
+@checked
 def switch_drops(
     trace: pd.DataFrame,  # `step`, `learning` (task number), `on` (task number), `accuracy` (percent), as often as you like
 ) -> pd.DataFrame:  # learning, on, before, lowest, step (of the lowest), end, drop, recovered: percent and points
@@ -333,6 +337,7 @@ def switch_drops(
     return pd.DataFrame(rows)
 
 # %% ../nbs/foundations/02_streams.ipynb #86eeb8ba
+@checked
 def stability_gap(
     trace: pd.DataFrame,  # `step`, `learning` (task number), `on` (task number), `accuracy` (percent), as often as you like
 ) -> dict:  # `min_acc`, `worst_case_acc`, `gap`: percent and points

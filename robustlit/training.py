@@ -15,40 +15,37 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from .checks import check_choice, check_int, check_labels
+from .checks import Count, Device, Labels, Pixels, Seed, at_least, check_labels, checked, devices
 from .data import Batches
 
 # %% ../nbs/foundations/04_training.ipynb #c9349ccc
+@checked
 def set_seed(
-    seed: int,  # Any whole number from 0 to 2**32 - 1
+    seed: Seed,  # Any whole number from 0 to 2**32 - 1
 ) -> torch.Generator:  # A fresh CPU generator with the same seed, for shuffling
     "Seed Python, numpy and torch (all devices)."
-    check_int(seed, "seed", 0, 2**32 - 1)
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
 
+@checked
 def pick_device(
-    name: str = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
+    name: Device = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:  # Where to work
     "The accelerator if there is one, else the CPU; `ValueError` for a device that this machine lacks."
-    here = ["cpu"]
-    if torch.cuda.is_available():
-        here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        here.append("mps")
-    return torch.device(here[min(1, len(here) - 1)] if name == "auto" else check_choice(str(name), here, "device"))
+    here = devices()
+    return torch.device(here[min(1, len(here) - 1)] if name == "auto" else str(name))
 
 # %% ../nbs/foundations/04_training.ipynb #a3128e80
 class StopFit(Exception):
@@ -71,6 +68,7 @@ class Callback:
 class Learner:
     "A network, its optimizer, a loss and callbacks; `fit` trains in place."
 
+    @checked
     def __init__(
         self,
         net: nn.Module,  # Images in [0, 1] to logits
@@ -81,18 +79,20 @@ class Learner:
         self.net, self.opt, self.loss_func, self.epoch = net, opt, loss_func, 0
         self.callbacks = sorted(callbacks, key=lambda cb: cb.order)
 
+    @checked
     def notify(self, moment: str):
         "Call the method named `moment` of each callback that has it."
         for cb in self.callbacks:
             getattr(cb, moment, lambda learn: None)(self)
 
+    @checked
     def fit(
         self,
-        epochs: int,  # How many passes over `batches`
+        epochs: Annotated[int, at_least(0)],  # How many passes over `batches`
         batches: Iterable,  # Yields (images, labels); iterated anew each epoch
     ):  # The learner itself
         "Train for `epochs` epochs in training mode."
-        self.epochs, self.epoch, self.batches = check_int(epochs, "epochs", low=0), 0, batches
+        self.epochs, self.epoch, self.batches = epochs, 0, batches
         try:
             self.notify("before_fit")
             while self.epoch < self.epochs:
@@ -117,6 +117,7 @@ class Learner:
         return self
 
 # %% ../nbs/foundations/04_training.ipynb #4713aff3
+@checked
 @contextmanager
 def eval_mode(
     net: nn.Module,  # Any module
@@ -131,6 +132,7 @@ def eval_mode(
             m.training = mode
 
 
+@checked
 def evaluate(
     net: nn.Module,  # Images in [0, 1] to logits
     batches: Iterable,  # Yields (images, labels)
@@ -151,11 +153,12 @@ def evaluate(
     return dict(loss=loss / n, accuracy=100 * right / n, n=n)
 
 
+@checked
 def accuracy(
     net: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), uint8
-    y: Tensor,  # Their labels (n,), int64
-    batch_size: int = 1000,  # Images at a time
+    x: Pixels,  # Images (n, c, h, w), uint8
+    y: Labels,  # Their labels (n,), int64
+    batch_size: Count = 1000,  # Images at a time
 ) -> float:  # Percent of the images given their label
     "Accuracy in percent, evaluated in eval mode."
     return evaluate(net, Batches(x, y, batch_size, shuffle=False))["accuracy"]
@@ -166,6 +169,7 @@ class Recorder(Callback):
 
     order = 50
 
+    @checked
     def __init__(
         self,
         valid: Iterable | None = None,  # Batches to evaluate after each epoch
@@ -207,6 +211,7 @@ class Progress(Callback):
 
     order = 60
 
+    @checked
     def __init__(
         self,
         label: str = "",  # Shown before the bar
@@ -226,9 +231,10 @@ class Progress(Callback):
         self.bar.close()
 
 # %% ../nbs/foundations/04_training.ipynb #3e2d2408
+@checked
 def save_atomically(
     state: dict,  # Anything that `torch.save` takes
-    path,  # The file to make or replace
+    path: str | Path,  # The file to make or replace
 ):
     "Write `state` to `path`, which at every moment is either the old file or the whole new one."
     path = Path(path)
@@ -256,6 +262,7 @@ def random_state() -> dict:
     )
 
 
+@checked
 def set_random_state(
     state: dict,  # From `random_state`
 ):
@@ -272,12 +279,13 @@ class Checkpoint(Callback):
 
     order = 90
 
+    @checked
     def __init__(
         self,
-        path,  # The checkpoint's file
-        every: int = 1,  # Save after each so many epochs
+        path: str | Path,  # The checkpoint's file
+        every: Count = 1,  # Save after each so many epochs
     ):
-        self.path, self.every = Path(path), check_int(every, "every", low=1)
+        self.path, self.every = Path(path), every
 
     def before_fit(self, learn):
         if not self.path.exists():

@@ -11,6 +11,7 @@ import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -330,3 +331,94 @@ def test_ci_runs_the_same_steps():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert script.read_text(encoding="utf-8").rstrip().splitlines()[-1].startswith("exec make test")
+
+
+# What the next person reads
+
+
+def guide():
+    return (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def make_targets():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    steps = re.search(r"^STEPS := (.+)$", text, re.M)[1].split()
+    return steps, {*steps, *re.findall(r"^([a-z]+):", text, re.M)}
+
+
+def test_contributing_names_targets_that_exist():
+    steps, targets = make_targets()
+    named = re.findall(r"^make ([a-z]+)", guide(), re.M) + re.findall(r"`make ([a-z]+)`", guide())
+    assert {"demo", "lab", "prepare", "test"} <= set(named) <= targets
+    assert re.findall(r"^\| `([a-z]+)` \|", guide(), re.M) == steps, "the table of gates is another than STEPS"
+
+
+def test_contributing_names_files_that_exist():
+    prose = re.sub(r"^```.*?^```", "", guide(), flags=re.S | re.M)
+    words = {w for quoted in re.findall(r"`([^`]+)`", prose) for w in quoted.split() if re.search(r"/|\.[a-z]+$", w)}
+    words |= set(re.findall(r"\]\((?!\w+:)([^)#]+)", prose))
+    made = {".venv", ".venv/bin/python", ".venv/bin/nbdev-test", "NN_name.ipynb", "nbs/<paper>", "torch.nn.Module"}
+    assert "nbs/sidebar.yml" in words and not [w for w in words - made if not (ROOT / w).exists()]
+
+
+def test_contributing_names_commands_that_exist():
+    module, main = project["project"]["scripts"]["robustlit"].split(":")
+    start = f"import sys; from {module} import {main}; sys.argv[1:] = ['--help']; {main}()"
+    shown = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True)
+    named = set(re.findall(r"^robustlit (\w+)", guide(), re.M))
+    assert named and named <= set(re.findall(r"^    (\w+) ", shown.stdout, re.M)), shown.stderr
+
+
+def test_examples_of_contributing_run(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```", guide(), re.S | re.M)
+    (tmp_path / "examples.py").write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run([sys.executable, "examples.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "heads" in done.stdout and "darker" in done.stdout and done.stdout.endswith("holds\n")
+
+
+def test_citation_agrees():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == settings["version"] and cited["abstract"] == project["project"]["description"]
+    assert cited["repository-code"] == project["project"]["urls"]["Repository"]
+    assert cited["url"] == project["project"]["urls"]["Documentation"]
+    assert cited["keywords"] == settings["keywords"].split() and cited["authors"] == project["project"]["authors"]
+    assert f"version = {{{settings['version']}}}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_changelog_has_this_version():
+    versions = re.findall(r"^## (\d+\.\d+\.\d+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert versions[0] == settings["version"] and versions == sorted(versions, key=Version, reverse=True)
+
+
+def test_hooks_are_the_commands_of_lint():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    entries = [hook["entry"] for repo in hooks for hook in repo["hooks"]]
+    recipe = re.search(r"^lint:.*\n\t@set -e; (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1]
+    assert entries == recipe.replace("$(BIN)", ".venv/bin").split("; ")
+
+
+@pytest.mark.parametrize("name", ["test.yml", "docs.yml"])
+def test_workflows_run_make_alone(name):
+    flow = yaml.safe_load((ROOT / ".github/workflows" / name).read_text(encoding="utf-8"))
+    steps = [step for job in flow["jobs"].values() for step in job["steps"]]
+    run = [re.fullmatch(r"make ([a-z]+) PYTHON=python", step["run"]) for step in steps if "run" in step]
+    assert (
+        all(run) and [m[1] for m in run] == [name.removesuffix(".yml")] and set(m[1] for m in run) <= make_targets()[1]
+    )
+    assert all(re.search(r"@v\d", step["uses"]) for step in steps if "uses" in step)
+    assert True in flow and {"push"} <= set(flow[True])  # YAML reads `on` as true
+
+
+def test_workflow_tries_the_oldest_and_the_newest_python():
+    flow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    tried = flow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert f">={tried[0]}" == project["project"]["requires-python"] and tried == ["3.11", "3.13"]
+
+
+def test_compiled_files_are_kept(shell_only):
+    folder, _ = shell_only
+    (folder / "Makefile").write_text((folder / "Makefile").read_text() + "\nkept:\n\t@env\n")
+    dirty = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    shown = subprocess.run(["make", "-s", "kept"], cwd=folder, env=dirty, capture_output=True, text=True).stdout
+    assert "PATH=" in shown and "PYTHONDONTWRITEBYTECODE" not in shown

@@ -133,7 +133,7 @@ def test_subsets_deal_out_one_fixed_permutation(data):
         (lambda d: permuted(d, 2, seed=-1), ValueError, "`seed`"),
         (lambda d: permuted("mnist", 2), TypeError, "`data` must be a Dataset"),
         (lambda d: rotated(d, []), ValueError, "`angles`"),
-        (lambda d: rotated(d, 30), ValueError, "`angles`"),
+        (lambda d: rotated(d, 30), TypeError, "`angles`"),
         (lambda d: rotated(d, [float("nan")]), ValueError, "`angles`"),
         (lambda d: split(d, 0), ValueError, "`groups`"),
         (lambda d: split(d, [[0, 1], [1]]), ValueError, "disjoint"),

@@ -162,10 +162,10 @@ def test_a_perfect_and_a_blind_network_score_as_they_should():
 
 REFUSED = [
     (lambda: set_seed(-1), "`seed`"),
-    (lambda: pick_device("cudda"), "`device` is unknown"),
+    (lambda: pick_device("cudda"), "`name` is unknown"),
     (lambda: evaluate(nn.Flatten(), []), "at least one image"),
     (lambda: Checkpoint("a.pt", every=0), "`every`"),
-    (lambda: Learner(small(), None).fit(-1, []), "`epochs`"),
+    (lambda: Learner(small(), torch.optim.SGD(small().parameters())).fit(-1, []), "`epochs`"),
 ]
 
 

@@ -12,16 +12,18 @@ import operator
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..checks import check_choice, check_number
+from ..checks import Count, at_least, checked, one_of
 from .networks import DROPOUT_KINDS, Dropout, as_floats
 from ..training import eval_mode
 
 # %% ../../nbs/sleep/02_conversion.ipynb #08a04fe4
+@checked
 def zeros_around(
     c: nn.Conv2d,  # Whose padding may be a word
 ) -> tuple | None:  # Zeros above and left, as many as below and right; None where sides differ
@@ -38,6 +40,7 @@ class NotAChain(ValueError):
     "The network cannot be read as integrate-and-fire neurons; the message says why and what to do."
 
 
+@checked
 @dataclass
 class Stage:
     "One layer of weights, and what happens to spikes on their way to it."
@@ -165,8 +168,9 @@ def _walk(net: nn.Module) -> list:
     return stages
 
 
+@checked
 def forward_rectified(
-    stages: list,  # From `chain`
+    stages: list[Stage],  # From `chain`
     x: Tensor,  # Images
 ) -> list:  # What each layer gives out, rectified except the last
     "The network's activations, layer by layer, without dropout; `NotAChain` where a dense layer sees an image."
@@ -183,6 +187,7 @@ def forward_rectified(
     return found
 
 
+@checked
 def chain(
     net: nn.Module,  # Images in [0, 1] to logits
     x: Tensor,  # At least one image, to check the reading
@@ -210,10 +215,14 @@ def chain(
     return stages
 
 # %% ../../nbs/sleep/02_conversion.ipynb #ae84a59e
+_Kinds = tuple[Annotated[str, one_of(DROPOUT_KINDS)], ...]
+
+
+@checked
 @contextmanager
 def without_dropout(
     net: nn.Module,  # Any
-    kinds: tuple = DROPOUT_KINDS,  # Which are taken out
+    kinds: _Kinds = DROPOUT_KINDS,  # Which are taken out
 ):
     "The network in eval mode and without dropout of these kinds; afterwards as it was."
     kept = [(m, m.p) for m in net.modules() if isinstance(m, Dropout) and m.kind in kinds]
@@ -248,11 +257,12 @@ def _check_reading(net: nn.Module, stages: list, x: Tensor):
         )
 
 # %% ../../nbs/sleep/02_conversion.ipynb #788d8e19
+@checked
 def largest(
     net: nn.Module,  # As it is trained; in test mode while this looks
-    stages: list,  # From `chain`
+    stages: list[Stage],  # From `chain`
     x: Tensor,  # Training images, uint8 or floats in [0, 1]
-    batch_size: int = 1000,  # At a time
+    batch_size: Count = 1000,  # At a time
 ) -> list:  # A float a layer
     "For each layer the larger of its largest weight and the largest activation that it passes on, on the training data."
     most = [max(float(s.layer.weight.detach().max()), 0.0) for s in stages]
@@ -272,15 +282,18 @@ def largest(
     return most
 
 
+_Scales = Iterable[Annotated[float, at_least(1e-12)]]
+_Previous = Annotated[str, one_of(("applied", "largest"))]
+
+
+@checked
 def drive_factors(
-    s: Iterable[float],  # From `largest`
-    scale: float = 1.0,  # The parameter vector's last number
-    previous: str = "applied",  # r_(l-1): the factor "applied", or the "largest" of the layer before
+    s: _Scales,  # From `largest`
+    scale: Annotated[float, at_least(0)] = 1.0,  # The parameter vector's last number
+    previous: _Previous = "applied",  # r_(l-1): the factor "applied", or the "largest" of the layer before
 ) -> tuple:  # alpha, a float a layer
     "By how much the drive of each layer is multiplied (authors' code; Diehl et al. 2015)."
-    s = [check_number(v, "s", 1e-12) for v in s]
-    check_choice(previous, ("applied", "largest"), "previous")
-    check_number(scale, "scale", 0)
+    s = [float(v) for v in s]
     r, before = [], 1.0
     for v in s:
         r.append(v / before)

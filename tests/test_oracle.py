@@ -1,0 +1,62 @@
+"""Every function that runs in an experiment is one that its digest reaches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robustlit.records import known_experiments
+
+SMALL = dict(epochs=1, images=10)
+NIGHT = dict(SMALL, hidden=[8, 8], steps=20)
+# Smaller than the smoke profile. `ROBUSTLIT_ORACLE=all` runs the long ones too, `smoke` all at the profile's own size.
+LONG = ()
+SHORT = {
+    "comparison/streamed": dict(epochs=1, hidden=[8, 8], per_task=30),
+    "metaplasticity/attacked": dict(SMALL, width=8, n_tasks=2),
+    "metaplasticity/audited": dict(SMALL, width=8, n_tasks=2, images=20),
+    "metaplasticity/corrupted": dict(SMALL, width=8, n_tasks=2),
+    "metaplasticity/forgetting": dict(epochs=1, width=8, n_tasks=2),
+    "sleep/convolved": dict(SMALL, budget=2, steps=20, valid_images=20),
+    "sleep/distorted": {k: v for k, v in NIGHT.items() if k != "steps"},
+    "sleep/featured": dict(SMALL, budget=2, steps=20, published_steps=20, valid_images=20, hidden=[8, 8]),
+    "sleep/fired": NIGHT,
+    "sleep/harder": dict(epochs=1, images=10, hidden=[8, 8]),
+    "sleep/masked": dict(epochs=1, images=20, hidden=[8, 8]),
+    "sleep/misread": NIGHT,
+    "sleep/patched": dict(epochs=1, budget=2, steps=20),
+    "sleep/recalled": dict(epochs=1, hidden=[8, 8], per_task=30, steps=20, more_steps=10, side=2),
+    "sleep/silenced": NIGHT,
+    "sleep/tempered": dict(epochs=1, hidden=[8, 8]),
+    "sleep/weathered": dict(epochs=1, images=10, hidden=[8, 8]),
+}
+
+
+def own(name):
+    return (Path(__file__).parent.parent / "robustlit" / f"{name}.py").is_file()
+
+
+@pytest.fixture(scope="module")
+def told():
+    names = sorted(n for n in known_experiments() if own(n))
+    size = os.environ.get("ROBUSTLIT_ORACLE", "few")
+    asked = {n: {} if size == "smoke" else SHORT.get(n, {}) for n in names if size != "few" or n not in LONG}
+    command = [sys.executable, str(Path(__file__).parent / "traced.py"), json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_what_ran_was_reached(told):
+    assert len(told) >= 17 - len(LONG)
+    assert {name: found["missed"] for name, found in told.items() if found["missed"]} == {}
+
+
+def test_the_oracle_sees_what_runs(told):
+    seen = {name: len(found["ran"]) for name, found in told.items()}
+    assert min(seen.values()) > 15, seen
+    assert "robustlit.training.Learner" in told["metaplasticity/forgetting"]["ran"]
+    assert any(r.startswith("robustlit.corruptions._fog") for r in told["sleep/weathered"]["ran"])
