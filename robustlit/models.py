@@ -28,7 +28,8 @@ def network_path(
     store: Store | None = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the network lies that `function` makes of `parameters`."
-    text = json.dumps(canonical(parameters), sort_keys=True) + code_digest(function)
+    entries = entry_digests({("datasets", parameters["data"])} if isinstance(parameters.get("data"), str) else ())
+    text = json.dumps([canonical(parameters), entries], sort_keys=True) + code_digest(function)
     return (store or Store()).runs / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
 # %% ../nbs/foundations/03_models.ipynb #23dadfbc

@@ -94,8 +94,11 @@ def _plain(value):
 
 def _values(column) -> list:
     "A column's values as they enter the checksum."
-    exact = pa.types.is_string(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type)
-    return column.to_pylist() if exact else _plain(column.to_pylist())
+    kind, values = column.type, column.to_pylist()
+    if pa.types.is_floating(kind):  # as below, without a call for each value
+        return [None if v is None or v != v else int(v) if v.is_integer() else v for v in values]
+    exact = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return values if exact else _plain(values)
 
 
 def _checksum(about: dict, rows: dict) -> str:

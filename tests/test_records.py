@@ -23,8 +23,9 @@ import torch
 import robustlit.experiments as exps
 import robustlit.records as rec
 import robustlit.store as shop
+from robustlit.data import load
 from robustlit.digest import note, noting
-from robustlit.models import load_or_train
+from robustlit.models import load_or_train, network_path
 from robustlit.records import (
     DamagedRecord,
     ForeignRecord,
@@ -47,6 +48,7 @@ from robustlit.records import (
     run_table,
     stale_by,
 )
+from robustlit.training import accuracy
 
 calls = []
 
@@ -1047,3 +1049,16 @@ def test_no_warning_in_ordinary_use():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recorded(slope), recorded(slope, "cpu"), pack(slope, smoke=True), records(slope), recorded(slope)
+
+
+def test_what_a_run_looked_up_is_in_its_record_and_in_the_name_of_a_network(store, monkeypatch):
+    fn = named("looks", "return pd.DataFrame(dict(n=[len(load(data).y_test)]))", "data: str = 'digits', seed: int = 0")
+    fn.__globals__["load"] = load
+    recorded(experiment(cpu=dict(seed=0))(fn), "cpu")
+    (record,) = store.load("local/looks").values()
+    used = json.loads(record.about["uses"])
+    assert re.fullmatch("[0-9a-f]{16}", used["datasets/digits"]) and stale_by(record) == []
+    path = network_path(accuracy, dict(data="digits"))
+    assert path == network_path(accuracy, dict(data="digits")) != network_path(accuracy, dict(data="mnist"))
+    entries(monkeypatch, digits="1")
+    assert network_path(accuracy, dict(data="digits")) != path

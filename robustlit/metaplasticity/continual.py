@@ -8,8 +8,6 @@ Docs: https://robustlit.github.io/robustlit/metaplasticity/continual.html.md"""
 __all__ = ['STATISTICS', 'BATCH_NORMS', 'VIEWS', 'snapshots', 'learn', 'Phase', 'Phases', 'networks_path', 'learned']
 
 # %% ../../nbs/metaplasticity/04_continual.ipynb #f3107198
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -22,9 +20,9 @@ from ..checks import check_choice, check_int
 from ..data import Batches, load
 from .layers import binary_mlp, bn_state, load_bn_state, real_mlp, recalibrated_bn
 from .optimizer import MetaplasticAdam
-from ..digest import code_digest
+from ..models import network_path
 from ..provenance import hardware
-from ..records import Store, canonical
+from ..records import Store
 from ..streams import permuted
 from ..training import Learner, Progress, Recorder, pick_device, save_atomically, set_seed
 from ..zoo import network, timed_training
@@ -103,8 +101,7 @@ def networks_path(
     store: Store | None = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the phases of one training lie."
-    text = json.dumps(canonical(parameters), sort_keys=True) + code_digest(learned)
-    return (store or Store()).runs / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
+    return network_path(learned, parameters, store)
 
 
 def learned(
