@@ -1,0 +1,286 @@
+"Paper 3: masks, counts, networks and the map of filtered layers."
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robustlit.data import Dataset, load
+from robustlit.filtering.filters import (
+    CONTROLS,
+    FILTERS,
+    PAPER,
+    active_weights,
+    filter_steps,
+    filterable_layers,
+    filtered,
+    keep_mask,
+    step_masks,
+)
+from robustlit.filtering.networks import BUILDERS, build
+from robustlit.zoo import load_network
+
+WIDTHS = dict(resnet18=8, resnet50=4, squeezenet=8, shufflenet=8)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def bytes_of(model):
+    return {k: v.detach().contiguous().numpy().tobytes() for k, v in model.state_dict().items()}
+
+
+def images(n=8, channels=1, side=28, seed=0):
+    return torch.rand(n, channels, side, side, generator=seeded(seed)), torch.arange(n) % 10
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
+    ).eval()
+
+
+# ---------------------------------------------------------------- masks and counts
+
+
+def plain_mask(w, name, alpha, width):
+    "The three equations, one weight at a time."
+    keeps = dict(
+        high_pass=lambda v: v > alpha,
+        low_pass=lambda v: v < alpha,
+        pulse=lambda v: not alpha - width / 2 <= v < alpha + width / 2,
+        magnitude=lambda v: abs(v) > alpha,
+    )[name]
+    return torch.tensor([keeps(v) for v in w.flatten().tolist()]).view(w.shape)
+
+
+@pytest.mark.parametrize("name", FILTERS.names())
+def test_masks_are_those_of_the_equations(name):
+    w = torch.randn(6, 7, generator=seeded())
+    for step in filter_steps({"a": w}, [name], 9):
+        assert torch.equal(keep_mask(w, name, step.alpha, step.width), plain_mask(w, name, step.alpha, step.width))
+        assert step.n_zero == int((~plain_mask(w, name, step.alpha, step.width)).sum())
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_ends_of_the_grid(name):
+    w = torch.randn(500, generator=seeded(1))
+    steps = filter_steps({"a": w}, [name], 25)
+    assert [s.alpha for s in steps] == sorted(s.alpha for s in steps) and len(steps) == 25
+    assert (steps[0].alpha, steps[-1].alpha) == (w.min().item(), w.max().item())
+    assert (steps[0].alpha_norm, steps[-1].alpha_norm) == (0, 1)
+    n = [s.n_zero for s in steps]
+    if name == "high_pass":
+        assert n[0] == 1 and n[-1] == 500 and n == sorted(n)
+    if name == "low_pass":
+        assert n[0] == 500 and n[-1] == 1 and n == sorted(n, reverse=True)
+    if name == "pulse":
+        assert max(n) < 150 and np.isclose(steps[0].width, (w.max() - w.min()).item() / 25)
+
+
+def test_high_and_low_pass_and_the_threshold_itself_give_the_layer_back():
+    w = torch.tensor([-2.0, -0.5, 0.3, 0.3, 1.0])
+    high, low = (keep_mask(w, k, float(w[2])) for k in ("high_pass", "low_pass"))
+    assert torch.equal(high.int() + low.int() + (w == w[2]).int(), torch.ones(5, dtype=torch.int32))
+
+
+def test_windows_that_tile_the_range_remove_each_weight_once():
+    w = torch.arange(-8, 9) / 8
+    gone = [~keep_mask(w, "pulse", a, 0.25) for a in (torch.arange(-4, 5) / 4).tolist()]
+    assert (torch.stack(gone).sum(0) == 1).all()
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_random_controls_remove_as_many_and_others(name):
+    w = torch.randn(400, generator=seeded(2))
+    theirs = filter_steps({"a": w}, [name.removeprefix("random_")], 9)
+    ours = filter_steps({"a": w}, [name], 9)
+    assert [s.n_zero for s in ours] == [s.n_zero for s in theirs]
+    assert any(s.key != t.key for s, t in zip(ours, theirs))
+    assert [s.key for s in ours] == [s.key for s in filter_steps({"a": w}, [name], 9)]
+    assert [s.key for s in ours] != [s.key for s in filter_steps({"a": w}, [name], 9, seed=1)]
+    assert [s.key for s in ours] != [s.key for s in filter_steps({"b": w}, [name], 9)]
+
+
+def test_range_of_several_layers_is_that_of_all():
+    weights = {"a": torch.linspace(-1, 0, 11), "b": torch.linspace(0.5, 3, 6)}
+    steps = filter_steps(weights, ["high_pass"], 5)
+    assert [s.alpha for s in steps] == [-1, 0, 1, 2, 3]
+    assert [s.n_zero for s in steps] == [2, 11, 13, 15, 17] and steps[0].n_total == 17
+
+
+def test_weights_that_are_zero_already_count_as_zero_but_not_as_removed():
+    w = torch.tensor([-1.0, 0.0, 0.0, 2.0])
+    first = filter_steps({"a": w}, ["high_pass"], 3)[0]
+    assert (first.n_zero, first.n_removed, first.compactness()) == (3, 1, 0.75)
+
+
+def test_released_choices():
+    weights = {"a": 0.1 * torch.randn(50, generator=seeded()), "b": 0.1 * torch.randn(50, generator=seeded(1))}
+    fixed = filter_steps(weights, ["low_pass"], 5, compat=["fixed_grid"])
+    assert [s.alpha for s in fixed] == [-1, -0.5, 0, 0.5, 1]
+    assert {s.n_zero for s in filter_steps(weights, ["pulse"], 5, compat=["inert_pulse"])} == {0}
+    alone = filter_steps({"a": weights["a"]}, ["pulse"], 5, compat=["inert_pulse"])
+    assert max(s.n_zero for s in alone) > 0
+    right, slip = (filter_steps(weights, ["high_pass"], 5, compat=c)[2] for c in ((), ["last_layer"]))
+    assert right.n_zero == slip.n_zero and right.key != slip.key
+    masks = step_masks(weights, slip, ["last_layer"])
+    assert masks["a"].all() and torch.equal(masks["b"], weights["b"] > slip.alpha)
+
+
+# ---------------------------------------------------------------- active weights
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(2, 3, 3, 2, 1),
+        nn.Conv2d(2, 4, 5, 1, 2, groups=2),
+        nn.Conv2d(2, 3, 3, 1, 2, dilation=2),
+        nn.Conv2d(2, 3, 3, padding="same"),
+        nn.Conv2d(2, 3, (1, 3), 1, (0, 1)),
+        nn.Conv2d(2, 3, 3, 1, 1, padding_mode="circular"),
+    ],
+)
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_active_weights_are_those_with_a_gradient(conv, side):
+    if conv.padding == (0, 1) and side < 1:
+        pytest.skip("nothing to see")
+    x = torch.rand(30, 2, side, side, generator=seeded()) + 0.1
+    conv.zero_grad()
+    conv(x).square().sum().backward()
+    assert torch.equal(active_weights(conv, x)[""] if "" in active_weights(conv, x) else None, conv.weight.grad != 0)
+
+
+def test_removing_inactive_weights_changes_nothing():
+    net = build("resnet18", tiny_data(1, 28), width=8).eval()
+    x, _ = images()
+    active = active_weights(net, x)
+    dead = sum(int((~m).sum()) for m in active.values())
+    assert dead / sum(m.numel() for m in active.values()) > 0.5
+    with torch.no_grad():
+        before = net(x)
+        with filtered(net, active):
+            assert (net(x) - before).abs().max() < 1e-5
+
+
+# ---------------------------------------------------------------- there and back
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_weights_come_back_bit_for_bit(small, error):
+    with torch.no_grad():
+        small[0].weight[0, 0, 0, 0] = -0.0
+    before, version = bytes_of(small), [p.requires_grad for p in small.parameters()]
+    try:
+        with filtered(small, {"0": small[0].weight > 0, "4": torch.zeros(10, 196, dtype=torch.bool)}):
+            assert bytes_of(small) != before and not small[4].weight.any()
+            if error:
+                raise error
+    except (RuntimeError, KeyboardInterrupt) as e:
+        assert type(e) is error
+    assert bytes_of(small) == before and [p.requires_grad for p in small.parameters()] == version
+
+
+def broken(what, net):
+    if what == "nan":
+        net[4].weight.data[0, 0] = torch.nan
+    if what == "complex":
+        net[4].weight = nn.Parameter(net[4].weight.data.to(torch.complex64))
+    if what == "tied":
+        net.append(nn.Linear(196, 10))
+        net[5].weight = net[4].weight
+    return net
+
+
+@pytest.mark.parametrize(
+    "what, error, words",
+    [
+        ("nan", ValueError, "NaN or infinity in '4'"),
+        ("complex", TypeError, "real floating-point weights, got torch.complex64 in '4'"),
+        ("tied", ValueError, "must not share weights, but '4' and '5' do"),
+    ],
+)
+def test_weights_that_cannot_be_filtered_are_refused(small, what, error, words):
+    with pytest.raises(error, match=words):
+        filterable_layers(broken(what, small))
+
+
+def test_bad_arguments_are_refused(small):
+    for layers, words in ((["nowhere"], "`layers` is unknown"), (["1"], "BatchNorm2d"), ([], "at least one")):
+        with pytest.raises(ValueError, match=words):
+            filterable_layers(small, layers)
+    with pytest.raises(ValueError, match="thresholds"):
+        filter_steps({"a": torch.randn(3)}, thresholds=1)
+    with pytest.raises(ValueError, match="all are 2 in 'a'"):
+        filter_steps({"a": torch.full((3,), 2.0)})
+    with pytest.raises(ValueError, match="did you mean 'pulse'"):
+        filter_steps({"a": torch.randn(3)}, ["pulses"])
+    with pytest.raises(ValueError, match=r"booleans of shape \(10, 196\) for '4', got torch.float32"):
+        with filtered(small, {"4": torch.ones(10, 196)}):
+            pass
+
+
+# ---------------------------------------------------------------- networks
+
+
+def tiny_data(channels, side, classes=10):
+    x, y = torch.zeros(1, channels, side, side, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64)
+    return Dataset("tiny", x, y, x, y, x, y, tuple(map(str, range(classes))))
+
+
+SIZES = {
+    "resnet18": (21, 20, (11_175_370, 11_181_642, 11_279_112), (11_165_760, 11_172_032, 11_269_312)),
+    "resnet50": (54, 53, (23_522_250, 23_528_522, 23_917_832), (23_469_120, 23_475_392, 23_864_512)),
+    "squeezenet": (26, 0, (726_474, 727_626, 825_096), (723_520, 724_672, 821_952)),
+    "shufflenet": (57, 56, (1_263_422, 1_263_854, 1_458_604), (1_247_232, 1_247_664, 1_442_224)),
+}
+DEAD = dict(resnet18=6_946_816, resnet50=5_505_024, squeezenet=409_600, shufflenet=7_888)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_the_paper(name):
+    layers, norms, parameters, weights = SIZES[name]
+    for i, (c, side, k) in enumerate(((1, 28, 10), (3, 32, 10), (3, 64, 200))):
+        net = build(name, tiny_data(c, side, k))
+        found = filterable_layers(net)
+        assert sum(p.numel() for p in net.parameters()) == parameters[i]
+        assert (len(found), sum(m.weight.numel() for m in found.values())) == (layers, weights[i])
+        assert sum(isinstance(m, nn.BatchNorm2d) for m in net.modules()) == norms
+        dead = sum(int((~m).sum()) for m in active_weights(net, torch.zeros(1, c, side, side)).values())
+        assert dead == (0 if side == 64 else DEAD[name])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_thin_networks_have_the_same_layers(name):
+    shapes = []
+    for width in (None, WIDTHS[name]):
+        found = filterable_layers(build(name, tiny_data(1, 28), width))
+        shapes.append([(k, type(m).__name__, getattr(m, "kernel_size", 0)) for k, m in found.items()])
+    assert shapes[0] == shapes[1]
+
+
+def test_half_width_shufflenet_is_that_of_the_released_code():
+    assert sum(p.numel() for p in build("shufflenet", tiny_data(1, 28), 48).parameters()) == 351_610
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_networks_of_the_zoo(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
+    how = dict(data="digits", width=WIDTHS[name], epochs=1, n_train=100, size=28 if name == "squeezenet" else None)
+    nets = [load_network(f"filtering/{name}", seed, **how) for seed in (0, 1, 0)]
+    first, other, again = (bytes_of(n) for n in nets)
+    assert first == again and all(first[f"{k}.weight"] != other[f"{k}.weight"] for k in filterable_layers(nets[0]))
+    assert not nets[0].training and len(list((tmp_path / "networks").glob("*.pt"))) == 2
+
+
+def test_every_builder_is_in_the_zoo():
+    assert set(BUILDERS.names()) == set(SIZES) and load("digits").n_classes == 10
