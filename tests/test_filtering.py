@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from robustlit.attacks import attack_images
 from robustlit.data import Dataset, load
+from robustlit.filtering import filter_map as M
+from robustlit.filtering.filter_map import filter_map
 from robustlit.filtering.filters import (
     CONTROLS,
     FILTERS,
@@ -44,7 +47,7 @@ def one_thread():
 def small():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
+        nn.Conv2d(1, 4, 3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 10)
     ).eval()
 
 
@@ -284,3 +287,236 @@ def test_networks_of_the_zoo(name, tmp_path, monkeypatch):
 
 def test_every_builder_is_in_the_zoo():
     assert set(BUILDERS.names()) == set(SIZES) and load("digits").n_classes == 10
+
+
+# ---------------------------------------------------------------- the map
+
+CUTS = {
+    "resnet18": ["conv1", "layer1.0.conv2", "layer3.0.downsample.0", "fc"],
+    "resnet50": ["layer2.0.downsample.0", "layer2.1.conv2"],
+    "squeezenet": ["features.0", "features.4.expand3x3", "features.7.squeeze", "classifier.1"],
+    "shufflenet": ["stage2.0.branch1.0", "stage3.1.branch2.3", "conv5.0"],
+}
+
+
+def lively(name, seed=0):
+    "A network whose batch norm has seen images and whose logits differ."
+    torch.manual_seed(seed)
+    net = build(name, tiny_data(1, 28), WIDTHS[name])
+    with torch.no_grad():
+        for m in net.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5), m.bias.uniform_(-0.5, 0.5)
+        for _ in range(3):
+            net.train()(torch.rand(32, 1, 28, 28))
+    return net.eval()
+
+
+def alone(net, layer, mask, run):
+    "The independent loop: another weight, the network, and the old weight back."
+    w = dict(net.named_modules())[layer].weight
+    old = w.data
+    w.data = torch.where(mask, old, torch.zeros_like(old))
+    try:
+        return run()
+    finally:
+        w.data = old
+
+
+def input_gradient(net, x, y):
+    x = x.clone().requires_grad_()
+    nn.functional.cross_entropy(net(x), y, reduction="sum").backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("name, layer", [(n, k) for n, layers in CUTS.items() for k in layers])
+def test_fast_logits_and_gradients_are_those_of_the_plain_loop(name, layer):
+    net, (x, y) = lively(name), images(6)
+    module = filterable_layers(net, layer)[layer]
+    masks = [step_masks({layer: module.weight}, s)[layer] for s in filter_steps({layer: module.weight}, PAPER, 3)]
+    with torch.no_grad():
+        cut = M._Attackable(M._traced(net), layer)
+        fast = cut.logits(cut.prefix(x), masks)
+        several = torch.stack([images(6, seed=i)[0] for i in range(len(masks))])
+        own = cut.logits_of_each(several, masks)
+    z, grads = cut.gradients(x, y, masks)
+    for i, mask in enumerate(masks):
+        with torch.no_grad():
+            want, theirs = (alone(net, layer, mask, lambda v=v: net(v)) for v in (x, several[i]))
+        gradient = alone(net, layer, mask, lambda: input_gradient(net, x, y))
+        for got in (fast[i], z[i]):
+            assert (got - want).abs().max() <= 1e-4 and torch.equal(got.argmax(1), want.argmax(1))
+        assert (own[i] - theirs).abs().max() <= 1e-4
+        assert (grads[i] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-12
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("adversary", ["static", "adaptive"])
+def test_fast_map_is_the_independent_loop(name, adversary):
+    net, (x, y), layer, eps = lively(name), images(6), CUTS[name][1], 0.1
+    rows = filter_map(net, (x, y), layer, thresholds=3, eps=eps, adversary=adversary, chunk=2, batch_size=4)
+    assert set(rows.how[2:]) == {"batched"} and len(rows) == 2 + 2 * 9
+    weight = filterable_layers(net)[layer].weight
+    fgsm = lambda: attack_images(net, x, y, eps, "fgsm", early_stop=False).x
+    share = lambda v: 100 * (net(v).argmax(1) == y).double().mean().item()
+    fixed, wrong = fgsm(), 0
+    with torch.no_grad():
+        for i, s in enumerate(filter_steps({layer: weight}, PAPER, 3)):
+            clean, attacked = rows.iloc[2 + 2 * i], rows.iloc[3 + 2 * i]
+            mask = plain_mask(weight, s.filter, s.alpha, s.width)
+            want = alone(net, layer, mask, lambda: (share(x), share(fixed if adversary == "static" else fgsm())))
+            assert (clean.stressor, clean.strength, clean.eps, clean.accuracy) == (s.filter, s.alpha, 0, want[0])
+            assert (attacked.eps, attacked.n_zero) == (eps, int((~mask | (weight == 0)).sum()))
+            wrong += abs(attacked.accuracy - want[1]) > 1e-9
+    assert wrong == 0 if adversary == "static" else wrong <= 1
+
+
+def test_chunk_batch_and_engine_change_nothing(small):
+    data = images(10)
+    how = dict(thresholds=5, eps=0.05)
+    tables = [filter_map(small, data, chunk=c, batch_size=b, **how) for c, b in ((1, 3), (4, 10), (50, 7))]
+    tables.append(filter_map(small, data, engine="plain", **how).assign(how=tables[0].how))
+    for t in tables[1:]:
+        assert t.equals(tables[0])
+
+
+class Loop(nn.Module):
+    "A layer used several times."
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again, self.last = nn.Linear(784, 12), nn.Linear(12, 12), nn.Linear(12, 10)
+
+    def forward(self, x):
+        h = self.first(x.flatten(1)).relu()
+        for _ in range(3):
+            h = h + self.again(h).tanh()
+        return self.last(h)
+
+
+class InPlace(nn.Module):
+    "Changes in place what another branch reads."
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 4, 3, 2, 1), nn.Conv2d(4, 4, 1), nn.Linear(784, 10)
+
+    def forward(self, x):
+        h = self.a(x)
+        side = 2 * h
+        h.relu_()
+        side += self.b(h)
+        return self.c(side.flatten(1))
+
+
+class Mixing(nn.Module):
+    "Lets the images of a batch speak with one another."
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(784, 20), nn.Linear(20, 10)
+
+    def forward(self, x):
+        h = self.a(x.flatten(1))
+        return self.b(h - h.mean(0))
+
+
+class Choosing(Loop):
+    "Takes another way for dark images."
+
+    def forward(self, x):
+        return super().forward(x if x.mean() > 0.1 else 1 - x)
+
+
+@pytest.mark.parametrize(
+    "kind, how", [(Loop, {"batched"}), (InPlace, None), (Mixing, {"batched", "single"}), (Choosing, {"plain"})]
+)
+def test_other_peoples_networks(kind, how):
+    torch.manual_seed(0)
+    net, data = kind().eval(), images(9)
+    fast, plain = (filter_map(net, data, thresholds=4, eps=0.05, engine=e) for e in ("auto", "plain"))
+    assert fast.drop(columns="how").equals(plain.drop(columns="how"))
+    assert how is None or set(fast.how[2:]) == how
+
+
+def test_global_scope_filters_all_layers(small):
+    x, y = images(12)
+    rows = filter_map(small, (x, y), scope="global", filters=["low_pass"], thresholds=4)
+    weights = {k: m.weight for k, m in filterable_layers(small).items()}
+    top = max(w.max().item() for w in weights.values())
+    low = min(w.min().item() for w in weights.values())
+    for row, alpha in zip(rows[1:].itertuples(), np.linspace(low, top, 4)):
+        with torch.no_grad(), filtered(small, {k: w < row.strength for k, w in weights.items()}):
+            assert row.accuracy == 100 * (small(x).argmax(1) == y).double().mean().item()
+        assert np.isclose(row.strength, alpha) and row.n_total == 36 + 1960
+
+
+def test_other_attacks_and_released_choices(small):
+    data = images(6)
+    rows = filter_map(small, data, "4", thresholds=2, eps=0.1, attack="pgd", options=dict(steps=2))
+    assert set(rows.how) == {"plain"} and set(rows.attack) == {"", "pgd"}
+    net = lively("resnet18")
+    rows = filter_map(net, data, "fc", thresholds=2, eps=0.1, compat=["batch_statistics", "normalised_fgsm"])
+    assert set(rows.bn_mode) == {"batch"} and not net.training
+    fast = filter_map(net, data, "fc", thresholds=2, eps=0.1, compat=["normalised_fgsm"])
+    with pytest.raises(ValueError, match="normalised_fgsm"):
+        filter_map(small, data, eps=0.1, compat=["normalised_fgsm"])
+    assert set(fast.how[2:]) == {"batched"}
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+@pytest.mark.parametrize("engine, place", [("plain", "_plain"), ("auto", "_fast")])
+@pytest.mark.parametrize("compat", [(), ("batch_statistics",)])
+def test_everything_is_as_before(error, engine, place, compat, monkeypatch):
+    if compat and engine == "auto":
+        pytest.skip("the plain loop alone knows batch statistics")
+    net, calls = lively("resnet18").train(), []
+    net.layer1.eval(), net.fc.weight.requires_grad_(False)
+    real = getattr(M, place)
+
+    def interrupted(*args):
+        calls.append(1)
+        if error and len(calls) == 4:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(M, place, interrupted)
+    look = lambda: (bytes_of(net), [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()])
+    before, dice = look(), torch.get_rng_state()
+    try:
+        filter_map(net, images(4), ["conv1", "fc"], thresholds=5, eps=0.1, engine=engine, chunk=2, compat=compat)
+    except KeyboardInterrupt:
+        assert error
+    assert len(calls) >= 4 and look() == before and torch.equal(torch.get_rng_state(), dice)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_bad_input_is_refused(small):
+    x, y = images(4)
+    cases = [
+        (ValueError, "`layers` is unknown: 'convl'", dict(layers="convl")),
+        (ValueError, "`eps`", dict(eps=-1.0)),
+        (ValueError, "`thresholds`", dict(thresholds=1)),
+        (ValueError, "`scope` is unknown", dict(scope="layer")),
+        (ValueError, "`adversary` is unknown", dict(adversary="adaptiv")),
+        (ValueError, "at least one image", dict(data=(x[:0], y[:0]))),
+        (ValueError, "does not take images", dict(data=(x[..., :20], y))),
+        (TypeError, "a Dataset or a pair", dict(data=(x,))),
+        (ValueError, "fast_grid", dict(compat=["fast_grid"])),
+    ]
+    for error, words, bad in cases:
+        with pytest.raises(error, match=words):
+            filter_map(small, **dict(data=(x, y)) | bad)
+    with torch.no_grad():
+        small[4].weight.fill_(0.5)
+    with pytest.raises(ValueError, match="all are 0.5 in '4'"):
+        filter_map(small, (x, y))
+    small[0].weight.data[0, 0, 0, 0] = torch.inf
+    with pytest.raises(ValueError, match="NaN or infinity in '0'"):
+        filter_map(small, (x, y))
+
+
+def test_images_are_stratified():
+    x, y = torch.rand(50, 1, 4, 4), torch.arange(50) % 3
+    few, labels = M._test_images((x, y), 10)
+    assert sorted(labels.bincount().tolist()) == [3, 3, 4] and all((x == f).flatten(1).all(1).any() for f in few)
