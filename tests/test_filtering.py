@@ -329,13 +329,14 @@ def input_gradient(net, x, y):
     return x.grad
 
 
+@pytest.mark.parametrize("memory", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("name, layer", [(n, k) for n, layers in CUTS.items() for k in layers])
-def test_fast_logits_and_gradients_are_those_of_the_plain_loop(name, layer):
+def test_fast_logits_and_gradients_are_those_of_the_plain_loop(name, layer, memory):
     net, (x, y) = lively(name), images(6)
     module = filterable_layers(net, layer)[layer]
     masks = [step_masks({layer: module.weight}, s)[layer] for s in filter_steps({layer: module.weight}, PAPER, 3)]
     with torch.no_grad():
-        cut = M._Attackable(M._traced(net), layer)
+        cut = M._Attackable(M._traced(net, memory), layer, memory)
         fast = cut.logits(cut.prefix(x), masks)
         several = torch.stack([images(6, seed=i)[0] for i in range(len(masks))])
         own = cut.logits_of_each(several, masks)

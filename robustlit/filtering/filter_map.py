@@ -114,7 +114,7 @@ def _plain(model, chosen: dict, masks: dict, x, y, adversary, batch_size) -> tup
 _PLAIN = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 
 
-def _traced(model: nn.Module) -> fx.GraphModule | None:
+def _traced(model: nn.Module, memory: torch.memory_format = torch.contiguous_format) -> fx.GraphModule | None:
     "A copy of a network as a list of operations, batch norm folded and nothing done in place; None if it cannot be had."
     try:
         graph = cast(fx.GraphModule, fuse(model))
@@ -128,16 +128,16 @@ def _traced(model: nn.Module) -> fx.GraphModule | None:
             node.target = _PLAIN.get(node.target, node.target)
         if node.kwargs.get("inplace"):
             node.kwargs = node.kwargs | dict(inplace=False)
-    return graph.requires_grad_(False)
+    return graph.requires_grad_(False).to(memory_format=memory)
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #c98072cc
 class _Suffix:
     "A traced network cut at one layer."
 
-    def __init__(self, graph: fx.GraphModule, layer: str):
+    def __init__(self, graph: fx.GraphModule, layer: str, memory: torch.memory_format = torch.contiguous_format):
         nodes, self.modules = list(graph.graph.nodes), dict(graph.named_modules())
         inputs = [n for n in nodes if n.op == "placeholder"]
-        self.input, self.layer, self.module = inputs[0], layer, self.modules[layer]
+        self.input, self.memory, self.module = inputs[0], memory, self.modules[layer]
         self.uses = {n for n in nodes if n.op == "call_module" and n.target == layer}
         reached, varying = set(self.uses), {self.input}
         for n in nodes:
@@ -154,6 +154,10 @@ class _Suffix:
             last = {a: n for n in getattr(self, part) for a in n.all_input_nodes}
             last = {a: n for a, n in last.items() if part != "before" or a not in self.front}
             self.free[part] = {n: [a for a in last if last[a] is n] for n in last.values()}
+
+    def start(self, x: Tensor) -> dict:
+        "The images, as the network wants them in memory."
+        return {self.input: x.contiguous(memory_format=self.memory)}
 
     def operate(self, node, args, kwargs):
         "The result of one operation."
@@ -203,7 +207,7 @@ class _Masked(_Suffix):
 
     def prefix(self, x: Tensor) -> dict:
         "What the rest needs of everything that does not depend on the layer."
-        env = {self.input: x}
+        env = self.start(x)
         self.run("before", env, [], {})
         return {a: env[a] for a in self.front}
 
@@ -235,26 +239,32 @@ class _Attackable(_Masked):
 
     def logits_of_each(self, x: Tensor, masks: list) -> Tensor:
         "Logits where every mask has images of its own (masks, images, ...)."
-        env = {self.input: x.flatten(0, 1)}
+        env = self.start(x.flatten(0, 1))
         self.run("nodes", env, self.weights(masks), {})
         return env[self.end].unflatten(0, (len(masks), -1))
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #68e7f5a0
-def _shortcut(graph, layer: str, model, chosen: dict, x: Tensor) -> tuple:
+def _shortcut(graphs: dict, layer: str, model, chosen: dict, x: Tensor) -> tuple:
     "A cut network that agrees with the plain loop and how it may be used; None and `plain` if there is none."
     w, few = chosen[layer].weight, x[:3]
     masks = [w > w.median(), torch.ones_like(w, dtype=torch.bool)]
     want = torch.stack([_plain(model, chosen, {layer: m}, few, None, None, 3)[0] for m in masks])
-    for many, how in ((2, "batched"), (1, "single")):
+    for many, (memory, graph) in ((many, g) for many in (2, 1) for g in graphs.items()):
         try:
-            cut = _Attackable(graph, layer)
+            cut = _Attackable(graph, layer, memory)
             with torch.no_grad():
                 got = torch.cat([cut.logits(cut.prefix(few), masks[i : i + many]) for i in range(0, 2, many)])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             continue
         if got.shape == want.shape and (got - want).abs().max() <= 1e-4 * (1 + want.abs().max()):
-            return cut, how
+            return cut, "batched" if many == 2 else "single"
     return None, "plain"
+
+
+def _graphs(model: nn.Module) -> dict:
+    "The traced network by its way of keeping images in memory, the faster one first; none if it cannot be traced."
+    found = {memory: _traced(model, memory) for memory in (torch.channels_last, torch.contiguous_format)}
+    return {memory: graph for memory, graph in found.items() if graph is not None}
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #5b201db0
 def _fast(cut: _Attackable, masks: list, x, y, adversary, batch_size) -> tuple:
@@ -373,13 +383,13 @@ def filter_map(
         foe = _adversary(model, x, y, eps, attack, adversary, options or {}, compat, seed, batch_size)
         begun = _plain(model, {}, {}, x, y, foe, batch_size)
         rows += _rows(None, [None if z is None else answers(z, y) for z in begun], eps, about)
-        graph = _traced(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else None
+        graphs = _graphs(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else {}
         active = active_weights(model, x, list(chosen)) if bn_mode == "eval" else None
         for part in tqdm(scopes, desc="filter map", leave=False):
             layer = next(iter(part)) if scope == "local" else "all"
             weights = {k: m.weight for k, m in part.items()}
             steps = filter_steps(weights, filters, thresholds, active, compat, seed)
-            cut, how = (None, "plain") if graph is None else _shortcut(graph, layer, model, part, x)
+            cut, how = _shortcut(graphs, layer, model, part, x) if graphs else (None, "plain")
             found = _evaluated(cut, how, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
             for s in steps:
                 rows += _rows(s, found[s.key][:2], eps, about | dict(layer=layer, how=found[s.key][2]))
