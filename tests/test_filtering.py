@@ -1,8 +1,10 @@
 "Paper 3: masks, counts, networks and the map of filtered layers."
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.integrate import simpson
 from torch import nn
 
 from robustlit.attacks import attack_images
@@ -21,6 +23,15 @@ from robustlit.filtering.filters import (
     step_masks,
 )
 from robustlit.filtering.networks import BUILDERS, build
+from robustlit.filtering.scores import (
+    area,
+    combined_response,
+    label,
+    layer_scores,
+    normalised_scores,
+    response,
+    to_layers,
+)
 from robustlit.zoo import load_network
 
 WIDTHS = dict(resnet18=8, resnet50=4, squeezenet=8, shufflenet=8)
@@ -521,3 +532,151 @@ def test_images_are_stratified():
     x, y = torch.rand(50, 1, 4, 4), torch.arange(50) % 3
     few, labels = M._test_images((x, y), 10)
     assert sorted(labels.bincount().tolist()) == [3, 3, 4] and all((x == f).flatten(1).all(1).any() for f in few)
+
+
+# ---------------------------------------------------------------- scores
+
+
+def a_map(curves, eps=0.1, whole=(90.0, 45.0), n=25, layer="a", **more):
+    "A table as `filter_map` gives it, from curves (filter, attacked) to accuracies, of a layer spread evenly."
+    at = np.linspace(0, 1, n)
+    about = dict(suite="filters", unit="weight", n_total=1000, n_active=500, n=100, classes=10, **more)
+    rows = [dict(stressor="unfiltered", layer="", eps=e, accuracy=a, strength=0.0) for e, a in zip((0.0, eps), whole)]
+    for (name, attacked), values in curves.items():
+        share = dict(high_pass=at, low_pass=1 - at, pulse=np.full(n, 1 / n))[name.removeprefix("random_")]
+        for x, value, s in zip(at, values, share):
+            one = dict(stressor=name, layer=layer, eps=eps * attacked, accuracy=value, strength=x, alpha_norm=x)
+            rows.append(one | dict(n_zero=1000 * s, n_removed=1000 * s, n_zero_active=500 * s))
+    return pd.DataFrame([about | r for r in rows])
+
+
+def curves(seed=0, n=25):
+    rng = np.random.default_rng(seed)
+    return {(name, a): rng.uniform(20, 80, n) for name in PAPER for a in (False, True)}
+
+
+@pytest.mark.parametrize("n", [3, 4, 5, 6, 13, 24, 25, 49])
+def test_simpson_is_exact_for_cubics(n):
+    x = np.linspace(0, 1, n)
+    assert np.isclose(area(3 * x**3 - 2 * x**2 + x - 1), 3 / 4 - 2 / 3 + 1 / 2 - 1, atol=1e-12)
+    assert np.isclose(area(np.ones(n)), 1) and np.isclose(area(np.ones(n), "rectangle"), 1)
+    y = np.random.default_rng(0).normal(size=n)
+    assert np.isclose(area(y), area(y[::-1]))
+    if n % 2:
+        assert np.isclose(area(y), simpson(y, dx=1 / (n - 1)))
+
+
+def test_scores_by_hand():
+    made = curves()
+    table = layer_scores(a_map(made)).set_index("stressor")
+    at = np.linspace(0, 1, 25)
+    baseline = dict(high_pass=1 - at, low_pass=at, pulse=np.full(25, 0.96))
+    for name in PAPER:
+        clean, adv = made[name, False] / 90, made[name, True] / 45
+        want = [simpson(v, dx=1 / 24) for v in (clean - baseline[name], adv - baseline[name], adv - clean)]
+        assert np.allclose(table.loc[name, ["S_clean", "S_adv", "S_diff"]].astype(float), want)
+        clean, adv = (made[name, False] - 10) / 80, (made[name, True] - 10) / 35
+        want = [simpson(v, dx=1 / 24) for v in (clean - baseline[name], adv - baseline[name], adv - clean)]
+        columns = ["chance_S_clean", "chance_S_adv", "chance_S_diff"]
+        assert np.allclose(table.loc[name, columns].astype(float), want)
+    for column in ("S_clean", "S_adv", "S_diff", "chance_S_diff", "gain"):
+        assert np.isclose(table.loc["combined", column], table.loc[list(PAPER), column].mean())
+    rows = a_map(made)
+    got = combined_response(rows, "a", True)
+    assert np.allclose(got, np.mean([made[k, True] / 45 for k in PAPER], axis=0))
+    assert np.allclose(response(rows, "a").loc["pulse"], made["pulse", False])
+
+
+def test_order_of_the_rows_does_not_matter():
+    rows = a_map(curves())
+    assert layer_scores(rows.iloc[::-1]).round(9).equals(layer_scores(rows).round(9))
+
+
+def test_inert_and_baseline_layers():
+    at = np.linspace(0, 1, 25)
+    inert = layer_scores(a_map({(k, False): np.full(25, 90.0) for k in PAPER}).query("eps == 0")).set_index("stressor")
+    assert np.allclose(inert.S_clean[["high_pass", "low_pass", "pulse"]], [0.5, 0.5, 0.04]) and (inert.gain == 0).all()
+    follows = {("high_pass", False): 90 * (1 - at), ("low_pass", False): 90 * at, ("pulse", False): np.full(25, 86.4)}
+    table = layer_scores(a_map(follows).query("eps == 0"))
+    assert np.allclose(table.S_clean, 0) and set(table.label_clean) == {"robust"} and "S_adv" not in table
+    better = layer_scores(a_map({("pulse", False): np.full(25, 99.0)}).query("eps == 0"), ["pulse"])
+    assert np.allclose(better.gain, 0.1)
+
+
+def test_chance_is_no_gain():
+    "Collapsed to one class, clean and attacked alike: the paper's ratio calls it a gain."
+    table = layer_scores(
+        a_map({("high_pass", a): np.full(25, 10.0) for a in (False, True)}, whole=(90, 20)), ["high_pass"]
+    )
+    assert table.S_diff[0] > 0.3 and np.isclose(table.chance_S_diff[0], 0)
+
+
+def test_random_masks_as_baseline():
+    made = {
+        (k, a): np.full(25, 30.0 + 5 * a + 9 * (k != "high_pass"))
+        for k in ("high_pass", "random_high_pass")
+        for a in (False, True)
+    }
+    one = layer_scores(a_map(made), ["high_pass"]).iloc[0]
+    assert np.isclose(one.control_S_clean, -9 / 90) and np.isclose(one.control_S_adv, -9 / 45)
+    assert np.isclose(one.control_chance_S_clean, -9 / 80)
+
+
+def test_labels_and_what_was_not_tested():
+    assert [label(v, 0.1) for v in (-0.2, -0.1, 0.1, 0.2)] == ["fragile", "robust", "robust", "antifragile"]
+    assert label(0.0, 0) == "robust" and label(1e-9, 0) == "antifragile"
+    rows = a_map({("pulse", False): np.full(25, 90.0)}).assign(n_zero=0, n_removed=0)
+    assert set(layer_scores(rows.query("eps == 0"), ["pulse"]).label_clean) == {"not tested"}
+
+
+def test_count_of_active_weights_and_seeds():
+    rows = a_map({("high_pass", False): np.full(25, 90.0)}).query("eps == 0")
+    half = rows.assign(n_zero_active=rows.n_zero_active / 2)
+    assert np.isclose(layer_scores(half, ["high_pass"], count="active").S_clean[0], 0.25)
+    several = pd.concat([a_map(curves(s), seed=s) for s in (0, 1)])
+    table = layer_scores(several, by=["seed"])
+    for s in (0, 1):
+        want = layer_scores(a_map(curves(s)))
+        assert np.allclose(table[table.seed == s].S_diff, want.S_diff)
+    with pytest.raises(ValueError, match="name in `by`"):
+        layer_scores(several)
+
+
+def test_normalised_scores_keep_sign_and_zero():
+    table = pd.DataFrame(dict(S_clean=[-0.2, 0.0, 0.1], S_adv=[-0.4, 0.3, 0.0], S_diff=[-0.01, 0.02, 0.0]))
+    got = normalised_scores(table)
+    for k in ("S_clean", "S_adv", "S_diff"):
+        assert (np.sign(got[f"norm_{k}"]) == np.sign(table[k])).all() and got[k].equals(table[k])
+    assert got.norm_S_adv[0] == -0.5 and got.norm_S_clean[0] == -0.25 and got.norm_S_diff[1] == 0.5
+    moved = normalised_scores(table, "minmax")
+    assert (moved.norm_S_adv[0], moved.norm_S_adv[1], moved.norm_S_diff.min()) == (-0.5, 0.5, -0.5)
+
+
+def test_layers_by_score():
+    table = pd.DataFrame(dict(layer=list("abcd"), stressor="combined", S_diff=[0.3, -0.2, 0.1, 0.0]))
+    table["n_total"] = [100, 200, 300, 400]
+    assert to_layers(table, 0.5, "S_diff") == ["b", "d"] and to_layers(table, 0.5, "S_diff", lowest=False) == ["a", "c"]
+    for share in (0.0, 0.1, 0.5, 0.8):
+        got = to_layers(table, share, "S_diff", "sparsities")
+        assert np.isclose(sum(got[k] * n for k, n in zip("abcd", table.n_total)), 1000 * share)
+        assert got["a"] >= got["c"] >= got["d"] >= got["b"] == 0 and max(got.values()) <= 1
+    with pytest.raises(ValueError, match="at most 0.800"):
+        to_layers(table, 0.9, "S_diff", "sparsities")
+    with pytest.raises(ValueError, match="several rows a layer"):
+        to_layers(pd.concat([table, table]), 0.5, "S_diff")
+
+
+@pytest.mark.parametrize(
+    "whole, kind", [((10.0, 9.0), "clean accuracy is 10.0"), ((90.0, 9.0), "attacked accuracy is 9.0")]
+)
+def test_networks_at_chance_get_no_score(whole, kind):
+    with pytest.raises(ValueError, match=kind):
+        layer_scores(a_map(curves(), whole=whole))
+
+
+def test_scores_of_a_real_map(small):
+    rows = filter_map(small, images(20), thresholds=5, eps=0.02, filters=["high_pass", "random_high_pass"])
+    worth = rows.assign(accuracy=rows.accuracy.where(rows.stressor != "unfiltered", 50.0))
+    table = layer_scores(worth, ["high_pass"])
+    assert list(table.layer.unique()) == ["0", "4"] and np.allclose(table.S_diff, table.S_adv - table.S_clean)
+    assert table.filter(like="S_").notna().all(axis=None)
