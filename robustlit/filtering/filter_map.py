@@ -37,7 +37,7 @@ from robustlit.filtering.filters import (
     step_masks,
 )
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #e11c40dc
+# %% ../../nbs/filtering/12_filter_map.ipynb #48f11c65
 def _test_images(data, images: int | None) -> tuple:
     "Float images and labels, equally many of each class as far as there are."
     pair = (data.x_test, data.y_test) if isinstance(data, Dataset) else data
@@ -53,7 +53,7 @@ def _test_images(data, images: int | None) -> tuple:
         x, y = x[few], y[few]
     return as_images(x) if x.dtype == torch.uint8 else x, y
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #fefd509f
+# %% ../../nbs/filtering/12_filter_map.ipynb #80be0552
 @dataclass(frozen=True)
 class _Adversary:
     eps: float  # In pixel units
@@ -94,7 +94,7 @@ def _gradient(model, x: Tensor, y: Tensor) -> Tensor:
     (found,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
     return found
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #914676c7
+# %% ../../nbs/filtering/12_filter_map.ipynb #d2ed6803
 def _logits(model, x: Tensor, batch_size: int) -> Tensor:
     with torch.no_grad():
         return torch.cat([model(xb) for xb in x.split(batch_size)])
@@ -110,7 +110,7 @@ def _plain(model, chosen: dict, masks: dict, x, y, adversary, batch_size) -> tup
         images = adversary.craft(model, x, y, batch_size) if images is None else images
         return clean, _logits(model, images, batch_size)
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #19c0e33a
+# %% ../../nbs/filtering/12_filter_map.ipynb #c55e03ff
 _PLAIN = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
 
 
@@ -130,7 +130,7 @@ def _traced(model: nn.Module, memory: torch.memory_format = torch.contiguous_for
             node.kwargs = node.kwargs | dict(inplace=False)
     return graph.requires_grad_(False).to(memory_format=memory)
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #c98072cc
+# %% ../../nbs/filtering/12_filter_map.ipynb #cfabc1d7
 class _Suffix:
     "A traced network cut at one layer."
 
@@ -169,7 +169,7 @@ class _Suffix:
             return operator.attrgetter(node.target)(self.modules[""])
         return node.target(*args, **kwargs)
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #cfabc1d7
+# %% ../../nbs/filtering/12_filter_map.ipynb #7faca7a0
 class _Masked(_Suffix):
     "Several masks of a layer in one pass."
 
@@ -217,7 +217,7 @@ class _Masked(_Suffix):
         self.run("after", env, self.weights(masks), front)
         return env[self.end].unflatten(0, (len(masks), -1))
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #90708d68
+# %% ../../nbs/filtering/12_filter_map.ipynb #ba53c123
 class _Attackable(_Masked):
     "The same with gradients."
 
@@ -243,7 +243,7 @@ class _Attackable(_Masked):
         self.run("nodes", env, self.weights(masks), {})
         return env[self.end].unflatten(0, (len(masks), -1))
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #68e7f5a0
+# %% ../../nbs/filtering/12_filter_map.ipynb #374d3a47
 def _shortcut(graphs: dict, layer: str, model, chosen: dict, x: Tensor) -> tuple:
     "A cut network that agrees with the plain loop and how it may be used; None and `plain` if there is none."
     w, few = chosen[layer].weight, x[:3]
@@ -266,7 +266,7 @@ def _graphs(model: nn.Module) -> dict:
     found = {memory: _traced(model, memory) for memory in (torch.channels_last, torch.contiguous_format)}
     return {memory: graph for memory, graph in found.items() if graph is not None}
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #5b201db0
+# %% ../../nbs/filtering/12_filter_map.ipynb #6ccf62d3
 def _fast(cut: _Attackable, masks: list, x, y, adversary, batch_size) -> tuple:
     "Clean and attacked logits (masks, images, classes) of some masks."
     clean, attacked = [], []
@@ -301,7 +301,7 @@ def _evaluated(cut, how, steps, weights, compat, seed, chosen, model, x, y, adve
             found[s.key] = [None if v is None else answers(v, y) for v in (z, z_adv)] + [how]
     return found
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #6fa8fa72
+# %% ../../nbs/filtering/12_filter_map.ipynb #1cf54478
 @contextmanager
 def _mode(model: nn.Module, bn_mode: str, seed: int):
     "The network in the mode in which it is evaluated, and afterwards as it was."
@@ -342,7 +342,7 @@ def _adversary(model, x, y, eps, attack, adversary, options, compat, seed, batch
     made = _Adversary(eps, attack, options, seed, step, not units)
     return made if adversary == "adaptive" else replace(made, images=made.craft(model, x, y, batch_size))
 
-# %% ../../nbs/filtering/12_filter_map.ipynb #1cf54478
+# %% ../../nbs/filtering/12_filter_map.ipynb #16e1b075
 @checked
 def filter_map(
     model: nn.Module,  # Images in [0, 1] to logits

@@ -23,7 +23,7 @@ from ..checks import Seed, at_least, check_choice, checked, not_empty, one_of
 from ..digest import Table
 from ..evaluation import eval_mode
 
-# %% ../../nbs/filtering/10_filters.ipynb #bb31e889
+# %% ../../nbs/filtering/10_filters.ipynb #01dd062d
 FILTERS = Table(
     "weight filters",
     high_pass=lambda w, alpha, width: w > alpha,
@@ -49,7 +49,7 @@ def _draw(keep: Tensor, seed: int, layer: str) -> Tensor:
     drawn[order[: int((~keep).sum())]] = False
     return drawn.view(keep.shape)
 
-# %% ../../nbs/filtering/10_filters.ipynb #01dd062d
+# %% ../../nbs/filtering/10_filters.ipynb #eb362e64
 @checked
 def keep_mask(
     w: Tensor,  # Weights of a layer
@@ -65,7 +65,7 @@ def keep_mask(
         return _draw(FILTERS[filter.removeprefix("random_")](w, alpha, width), seed, layer)
     return FILTERS[filter](w, alpha, width)
 
-# %% ../../nbs/filtering/10_filters.ipynb #7748a7c3
+# %% ../../nbs/filtering/10_filters.ipynb #83bd0f3b
 def _weights_of(model: nn.Module) -> dict:
     "Modules with weights that can be filtered, by name, in the order of `named_modules`."
     kinds = (nn.Conv2d, nn.Linear)
@@ -100,7 +100,7 @@ def filterable_layers(
             raise ValueError(f"`layers` must not share weights, but {' and '.join(map(repr, twins))} do: untie them")
     return {name: found[name] for name in names}
 
-# %% ../../nbs/filtering/10_filters.ipynb #9fc3b757
+# %% ../../nbs/filtering/10_filters.ipynb #4d1efabd
 def _met(size: int, kernel: int, stride: int, pad: int, dilation: int, out: int) -> Tensor:
     "Which taps of a kernel meet one of `size` pixels along a side."
     at = torch.arange(out)[:, None] * stride + torch.arange(kernel) * dilation - pad
@@ -119,7 +119,7 @@ def _active_taps(conv: nn.Conv2d, x: Tensor, y: Tensor) -> Tensor:
         sides.append(_met(*shape))
     return (sides[0][:, None] & sides[1]).to(conv.weight.device).expand(conv.weight.shape)
 
-# %% ../../nbs/filtering/10_filters.ipynb #4d1efabd
+# %% ../../nbs/filtering/10_filters.ipynb #65592162
 @checked
 def active_weights(
     model: nn.Module,  # Any network
@@ -146,7 +146,7 @@ def active_weights(
             handle.remove()
     return {name: mask if mask.any() else torch.ones_like(mask) for name, mask in found.items()}
 
-# %% ../../nbs/filtering/10_filters.ipynb #0b25a1ee
+# %% ../../nbs/filtering/10_filters.ipynb #1d6913ef
 @dataclass(frozen=True)
 class FilterStep:
     "One filter at one threshold, with what it removes."
@@ -178,7 +178,7 @@ def threshold_grid(
     grid = torch.linspace(low, high, thresholds, dtype=torch.float64)
     return grid.tolist()
 
-# %% ../../nbs/filtering/10_filters.ipynb #1d6913ef
+# %% ../../nbs/filtering/10_filters.ipynb #5bc5c14c
 def _range_of(weights: Mapping, filter: str, compat: Collection) -> tuple:
     "The ends of the grid for these weights."
     if "fixed_grid" in compat:
@@ -206,7 +206,7 @@ def step_masks(
         masks = {k: m if k == last else torch.ones_like(m) for k, m in masks.items()}
     return masks
 
-# %% ../../nbs/filtering/10_filters.ipynb #c56514d5
+# %% ../../nbs/filtering/10_filters.ipynb #b1b967cc
 def _counted(weights, name, alpha, ends, width, active, compat, seed) -> FilterStep:
     "One step with its counts."
     zero = removed = total = zero_active = n_active = 0
@@ -244,7 +244,7 @@ def filter_steps(
         steps += [_counted(weights, name, a, ends, width, active or {}, compat, seed) for a in grid]
     return steps
 
-# %% ../../nbs/filtering/10_filters.ipynb #9eee4320
+# %% ../../nbs/filtering/10_filters.ipynb #653e2f7b
 @contextmanager
 def _filtered(chosen: Mapping, keep: Mapping):
     kept = {k: chosen[k].weight.detach().clone() for k in keep}

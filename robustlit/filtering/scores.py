@@ -17,7 +17,7 @@ import pandas as pd
 from ..checks import Share, at_least, check_choice, checked
 from .filters import PAPER
 
-# %% ../../nbs/filtering/13_scores.ipynb #26a64da7
+# %% ../../nbs/filtering/13_scores.ipynb #5768b49c
 def _weights(n: int, rule: str) -> np.ndarray:
     "Weights of `n` equally spaced points from 0 to 1."
     if rule == "rectangle":
@@ -46,7 +46,7 @@ def area(
         raise ValueError(f"`values` must hold at least two points in the last axis, got shape {values.shape}")
     return values @ _weights(values.shape[-1], rule)
 
-# %% ../../nbs/filtering/13_scores.ipynb #34394991
+# %% ../../nbs/filtering/13_scores.ipynb #ad6a1588
 def _check_rows(rows: pd.DataFrame):
     needed = {"stressor", "strength", "alpha_norm", "accuracy", "eps", "layer", "n_zero", "n_total", "classes"}
     if not isinstance(rows, pd.DataFrame) or not needed <= {*rows.columns}:
@@ -86,7 +86,7 @@ def response(
         [check_choice(f, known, "filters") for f in filters]
     ]
 
-# %% ../../nbs/filtering/13_scores.ipynb #688166df
+# %% ../../nbs/filtering/13_scores.ipynb #23a72310
 @checked
 def combined_response(
     rows: pd.DataFrame,  # From `filter_map`
@@ -97,7 +97,7 @@ def combined_response(
     "Mean response of the filters, relative to the unfiltered network (Eq. 13)."
     return (response(rows, layer, attacked, filters) / _unfiltered(rows, attacked)).mean()
 
-# %% ../../nbs/filtering/13_scores.ipynb #3036b2b2
+# %% ../../nbs/filtering/13_scores.ipynb #bbec8a59
 def _curves(part: pd.DataFrame, name: str, attacked: bool, whole: float, floor: float) -> np.ndarray:
     "Relative accuracy by rising threshold, above `floor`."
     one = part[(part.stressor == name) & ((part.eps > 0) == attacked)].sort_values("alpha_norm")
@@ -123,7 +123,7 @@ def _one_layer(part: pd.DataFrame, name: str, whole: dict, chance: float, rule: 
         found[f"{prefix}gain"] = float(area(np.maximum(p[False] - 1, 0), rule))
     return found
 
-# %% ../../nbs/filtering/13_scores.ipynb #69b2d415
+# %% ../../nbs/filtering/13_scores.ipynb #5eac8445
 @checked
 def label(
     score: float,  # Any of the scores
@@ -170,7 +170,7 @@ def layer_scores(
         found += [about | one for one in _by_layer(part, list(filters), rule, count, delta)]
     return pd.DataFrame(found)
 
-# %% ../../nbs/filtering/13_scores.ipynb #9070b091
+# %% ../../nbs/filtering/13_scores.ipynb #1b165b0e
 @checked
 def normalised_scores(
     table: pd.DataFrame,  # From `layer_scores`, all that share a scale
@@ -191,7 +191,7 @@ def normalised_scores(
         new |= {f"norm_{c}": values[:, i] for i, c in enumerate(there)}
     return table.assign(**new)
 
-# %% ../../nbs/filtering/13_scores.ipynb #91811618
+# %% ../../nbs/filtering/13_scores.ipynb #74f32fa0
 def _sparsities(s: np.ndarray, n: np.ndarray, share: float) -> np.ndarray:
     "min(1, c s) with the `c` at which `share` of the weights goes."
     if share > n[s > 0].sum() / n.sum() or not s.any():
