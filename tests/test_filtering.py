@@ -534,6 +534,34 @@ def test_images_are_stratified():
     assert sorted(labels.bincount().tolist()) == [3, 3, 4] and all((x == f).flatten(1).all(1).any() for f in few)
 
 
+def test_interrupted_map_goes_on_with_the_layers_that_are_lacking(small, tmp_path, monkeypatch):
+    how = dict(thresholds=4, eps=0.1, engine="plain", keep=tmp_path)
+    data, real, calls = images(5), M._plain, []
+    whole = filter_map(small, data, **how | dict(keep=None))
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(M, "_plain", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        filter_map(small, data, **how)
+    assert len(list(tmp_path.iterdir())) == 1
+    calls.clear()
+    monkeypatch.setattr(M, "_plain", lambda *args: calls.append(1) or real(*args))
+    pd.testing.assert_frame_equal(filter_map(small, data, **how), whole)
+    assert 1 < len(calls) <= 13 and len(list(tmp_path.iterdir())) == 2
+    calls.clear()
+    pd.testing.assert_frame_equal(filter_map(small, data, **how), whole)
+    assert len(calls) == 1
+    with torch.no_grad():
+        small[4].bias[0] += 1
+    filter_map(small, data, **how)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 # ---------------------------------------------------------------- scores
 
 
