@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.integrate import simpson
 from torch import nn
+from torchvision import models
 
 from robustlit.attacks import attack_images
 from robustlit.data import Dataset, load
@@ -34,6 +35,7 @@ from robustlit.filtering.scores import (
 )
 from robustlit.zoo import load_network
 
+VIT_ATTENTION = "encoder.layers.encoder_layer_0.self_attention.out_proj"
 WIDTHS = dict(resnet18=8, resnet50=4, squeezenet=8, shufflenet=8)
 
 
@@ -447,6 +449,18 @@ def test_other_peoples_networks(kind, how):
     fast, plain = (filter_map(net, data, thresholds=4, eps=0.05, engine=e) for e in ("auto", "plain"))
     assert fast.drop(columns="how").equals(plain.drop(columns="how"))
     assert how is None or set(fast.how[2:]) == how
+
+
+def test_networks_that_no_paper_uses():
+    torch.manual_seed(0)
+    data = images(5, 3, 32)
+    mobile = models.mobilenet_v3_small(num_classes=10).eval()
+    vit = models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10).eval()
+    wanted = {"batched"}, {"single", "batched", "plain"}
+    layers = ["features.4.block.1.0"], ["conv_proj", "encoder.layers.encoder_layer_1.mlp.0", VIT_ATTENTION]
+    for net, chosen, how in zip((mobile, vit), layers, wanted):
+        fast, plain = (filter_map(net, data, chosen, thresholds=3, eps=0.05, engine=e) for e in ("auto", "plain"))
+        assert fast.drop(columns="how").equals(plain.drop(columns="how")) and set(fast.how[2:]) == how
 
 
 def test_global_scope_filters_all_layers(small):
