@@ -100,10 +100,16 @@ def _values(column) -> list:
     exact = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     return values if exact else _plain(values)
 
+# %% ../nbs/foundations/22_store.ipynb #bd113be1
+@functools.lru_cache(1024)
+def _short(text: str | None) -> str | None:
+    "A long text, which many records share, by its digest."
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
 
 def _checksum(about: dict, rows: dict) -> str:
     kept = COLUMNS[about.get("schema") or 1]
-    about = {k: _plain(about.get(k)) for k in kept if k != "checksum"}
+    about = {k: _short(about.get(k)) if k in ONCE else _plain(about.get(k)) for k in kept if k != "checksum"}
     return hashlib.sha256(_text([about, rows]).encode()).hexdigest()[:32]
 
 # %% ../nbs/foundations/22_store.ipynb #f1e084ec
