@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from .checks import check_choice, check_images, check_int, check_labels, check_number
 from .digest import Table
-from .training import eval_mode
+from .evaluation import eval_mode
 
 # %% ../nbs/foundations/05_attacks.ipynb #dd9786a0
 TINY = 1e-12

@@ -21,8 +21,8 @@ from .attacks import attack_images
 from .checks import check_int, check_labels, check_number
 from .data import Dataset
 from .digest import Table
-from .stress import images_and_labels, logits_of, look_like_probabilities
-from .training import eval_mode
+from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
+from .stress import images_and_labels
 
 # %% ../nbs/foundations/16_audit.ipynb #72fdb197
 class Subject:
@@ -43,7 +43,7 @@ class Subject:
 
     def percent(self, x: Tensor, model: nn.Module | None = None) -> float:
         "Accuracy on these images, a mean over ten calls if the answers are random."
-        calls = [logits_of(model or self.model, x).argmax(1) == self.y for _ in range(10 if self.random else 1)]
+        calls = [correct(logits_of(model or self.model, x), self.y) for _ in range(10 if self.random else 1)]
         return 100 * torch.stack(calls).float().mean().item()
 
     @property

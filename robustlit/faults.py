@@ -33,7 +33,7 @@ from robustlit.checks import (
     not_empty,
     one_of,
 )
-from .training import eval_mode
+from .evaluation import correct, eval_mode
 
 # %% ../nbs/foundations/07_faults.ipynb #836744ce
 FIELDS = ("mantissa", "exponent", "sign")
@@ -290,7 +290,7 @@ def _score(net, x, y, batch_size):
         if logits.ndim != 2 or len(logits) != len(yb):
             raise ValueError(f"`net` must give logits of shape ({len(yb)}, classes), got {tuple(logits.shape)}")
         finite = logits.isfinite().all(1)
-        right += ((logits.argmax(1) == yb) & finite).sum().item()
+        right += correct(logits, yb).sum().item()
         broken += (~finite).sum().item()
     return right, broken
 

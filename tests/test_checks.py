@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustlit import checks, corruptions, faults, streams, training
+from robustlit import checks, corruptions, evaluation, faults, streams, training
 from robustlit.checks import (
     Count,
     CPUGenerator,
@@ -42,7 +42,7 @@ from robustlit.checks import (
     not_empty,
     one_of,
 )
-from robustlit.data import load
+from robustlit.data import as_images, load
 from robustlit.sleep import conversion
 
 X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
@@ -328,6 +328,7 @@ TRACE = pd.DataFrame(dict(step=[0, 1, 2], learning=[1, 2, 2], on=[1, 1, 2], accu
 ROWS = pd.DataFrame(dict(after=[1], on=[1], accuracy=[90.0]))
 TASK = streams.permuted(DIGITS, 1)[0]
 LEARNER = training.Learner(NET, OPT)
+LOGITS, ANSWERS = torch.eye(4), torch.arange(4)
 
 
 def entered(manager):
@@ -390,9 +391,17 @@ CALLS = {
     training.Learner: dict(net=NET, opt=OPT, callbacks=[training.Recorder()], loss_func=nn.functional.cross_entropy),
     training.Learner.notify: dict(self=LEARNER, moment="after_step"),
     training.Learner.fit: dict(self=LEARNER, epochs=1, batches=TASK.test_batches()),
-    training.eval_mode: dict(net=NET),
-    training.evaluate: dict(net=NET, batches=TASK.test_batches()),
-    training.accuracy: dict(net=NET, x=DIGITS.x_test, y=DIGITS.y_test, batch_size=10),
+    evaluation.eval_mode: dict(model=NET),
+    evaluation.evaluate: dict(model=NET, batches=TASK.test_batches()),
+    evaluation.accuracy: dict(model=NET, x=DIGITS.x_test, y=DIGITS.y_test, batch_size=10),
+    evaluation.correct: dict(logits=LOGITS, y=ANSWERS),
+    evaluation.accuracy_of: dict(logits=LOGITS, y=ANSWERS),
+    evaluation.calibration_error: dict(confidence=np.full(4, 0.5), correct=np.ones(4), bins=3),
+    evaluation.measures: dict(logits=LOGITS, y=ANSWERS),
+    evaluation.answers: dict(logits=LOGITS, y=ANSWERS),
+    evaluation.look_like_probabilities: dict(z=LOGITS),
+    evaluation.check_model: dict(model=NET, x=as_images(DIGITS.x_test[:9]), y=DIGITS.y_test[:9]),
+    evaluation.logits_of: dict(model=NET, x=DIGITS.x_test, batch_size=10),
     training.Recorder: dict(valid=None),
     training.Progress: dict(label="train"),
     training.save_atomically: dict(state=dict(a=1), path="made.pt"),
@@ -406,8 +415,8 @@ CALLS = {
     conversion.largest: dict(net=NET, stages=STAGES, x=X, batch_size=2),
     conversion.drive_factors: dict(s=[1.0, 2.0], scale=1.0, previous="largest"),
 }
-MANAGERS = (faults.faulty, training.eval_mode, conversion.without_dropout)
-MODULES = (corruptions, faults, streams, training, conversion)
+MANAGERS = (faults.faulty, evaluation.eval_mode, conversion.without_dropout)
+MODULES = (corruptions, evaluation, faults, streams, training, conversion)
 FREE = {"self", "cls"}
 
 

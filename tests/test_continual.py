@@ -9,10 +9,11 @@ import torch
 
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
+from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.attacked import PROBES, attacked, situations
 from robustlit.metaplasticity.audited import audited
 from robustlit.metaplasticity.continual import learned, networks_path
-from robustlit.metaplasticity.corrupted import CHANGED, REPORTED, corrupted, percent_right, permute, seen_by
+from robustlit.metaplasticity.corrupted import CHANGED, REPORTED, corrupted, permute, seen_by
 
 TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
 PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)
@@ -139,11 +140,11 @@ def test_corrupted_rows(life):
     assert set(camera.severity) == {1, 3} and set(rows[rows.order == "permute_first"].severity) == {1}
     part = load("digits", valid=0).subset(n_test=60)
     x, y = as_images(part.x_test), part.y_test
-    by_hand = percent_right(life.at(2, 2), permute(x, life.tasks[1].permutation), y)
+    by_hand = accuracy(life.at(2, 2), permute(x, life.tasks[1].permutation), y)
     assert rows.query("corruption == 'original' and on == 2").accuracy.tolist() == [by_hand] * 2
     shown = seen_by(x, life.tasks[1].permutation, "snow", 3, seed=3)
     chosen = camera.query("corruption == 'snow' and on == 2 and severity == 3 and bn == 'own'")
-    assert chosen.accuracy.item() == percent_right(life.at(2, 2), shown, y)
+    assert chosen.accuracy.item() == accuracy(life.at(2, 2), shown, y)
 
 
 def test_unknown_orders_and_readings():
@@ -170,7 +171,7 @@ def test_attacked_rows(life):
     assert len(rows) == len(situations(2)) * sum(len(eps) for _, _, eps, _ in PROBES)
     table = rows[rows.attack == "fgsm"].pivot_table("accuracy", ["after", "on", "bn"], ["loss", "eps"])
     part = load("digits", valid=0).subset(n_test=60)
-    clean = percent_right(life.at(1, 1), as_images(part.x_test), part.y_test)
+    clean = accuracy(life.at(1, 1), as_images(part.x_test), part.y_test)
     assert table.loc[(1, 1, "own"), ("ce", 0.0)] == pytest.approx(clean)
     assert (table["ce"][0.0] == table["nll_of_logits"][0.0]).all() and (table["ce"][0.3] <= table["ce"][0.0]).all()
     pd.testing.assert_frame_equal(rows, attacked(seed=3, images=60, **TINY))

@@ -13,7 +13,7 @@ from robustlit.records import known_experiments
 SMALL = dict(epochs=1, images=10)
 NIGHT = dict(SMALL, hidden=[8, 8], steps=20)
 # Smaller than the smoke profile. `ROBUSTLIT_ORACLE=all` runs the long ones too, `smoke` all at the profile's own size.
-LONG = ()
+LONG = ("metaplasticity/audited", "sleep/convolved", "sleep/featured")
 SHORT = {
     "comparison/streamed": dict(epochs=1, hidden=[8, 8], per_task=30),
     "metaplasticity/attacked": dict(SMALL, width=8, n_tasks=2),

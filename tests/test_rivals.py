@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import os
@@ -23,6 +24,7 @@ from robustlit.claims import verdict
 from robustlit.comparison import streamed as streamed_module
 from robustlit.comparison.streamed import streamed
 from robustlit.data import Dataset, as_images, load
+from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.continual import learn
 from robustlit.metaplasticity.layers import binary_mlp, load_bn_state
 from robustlit.sleep import convolved as convolved_module
@@ -71,19 +73,28 @@ from robustlit.sleep.misread import STEPS, SWITCHES, misread, mixed
 from robustlit.sleep.networks import READINGS, VIEWS, View, reader
 from robustlit.sleep.patched import patched
 from robustlit.sleep.recalled import brings_back, class_pairs, recalled
-from robustlit.sleep.rivals import IMAGES, NETWORKS, WEIGHTS, answered, reading_of, rival, training_part, views_of
+from robustlit.sleep.rivals import IMAGES, WEIGHTS, training_part
 from robustlit.sleep.rivals import test_part as held_out  # under its own name pytest would take it for a test
 from robustlit.sleep.search import draw_rule, red_of, score, search, stressed, trials_of, worth_of
 from robustlit.sleep.silenced import METHODS, silenced, without_units
 from robustlit.sleep.stdp import REPORT, RULES, Night, masked_mean_dream, sleep
 from robustlit.sleep.tempered import tempered
 from robustlit.statistics import paired_difference
-from robustlit.training import accuracy, set_seed
+from robustlit.training import set_seed
+from robustlit.zoo import find_network, load_network, networks
+from robustlit.zoo import views_of as zoo_views_of
 
 TINY = dict(data="digits", hidden=(20, 16), epochs=2, batch_size=20)
 ABLE = dict(data="digits", hidden=(40, 30), epochs=10, batch_size=5)  # enough for the authors' network to read
+NETWORKS = [name.removeprefix("sleep/") for name in networks("sleep").index]
+AUTHORS = {"authors", "authors_adversarial", "sleep", "sleep_B"}  # the others are of the report's reading
+views_of = functools.partial(zoo_views_of, paper="sleep")
 seeded = lambda seed=0: torch.Generator().manual_seed(seed)
 code_digest = functools.cache(models.code_digest)  # a tenth of a second each time, and no test edits code
+
+
+def rival(name="control", seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None, **more):
+    return load_network(name, seed, data, "sleep", hidden=hidden, epochs=epochs, batch_size=batch_size, **more)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +102,7 @@ def own_folder(tmp_path_factory, monkeypatch):
     "Networks of these tests go where nobody else looks."
     monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path_factory.getbasetemp() / "rivals"))
     monkeypatch.setattr(models, "code_digest", code_digest)
-    for device in (torch.cuda, torch.backends.mps):  # networks made here and networks of `rival` must meet
+    for device in (torch.cuda, torch.backends.mps):  # networks made here and networks of the zoo must meet
         monkeypatch.setattr(device, "is_available", lambda: False)
     torch.set_num_threads(1)
 
@@ -333,23 +344,45 @@ def made(n, side, n_classes=10):
     return Dataset("made", x, y, x[:0], y[:0], x, y, tuple(map(str, range(n_classes))))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-def test_training_images_are_the_first_of_those_published(monkeypatch, network):
-    published = dict(authors=50_000, report=27_105)
+@pytest.mark.parametrize("reading, published", [("authors", 50_000), ("report", 27_105)])
+def test_training_images_are_the_first_of_those_published(monkeypatch, reading, published):
     large = made(66_000, 1)
     monkeypatch.setattr(rivals, "load", lambda *a, **k: large)
-    x, y = training_part(network)
-    n = published["authors" if network.startswith(("authors", "sleep_B")) or network == "sleep" else "report"]
-    assert IMAGES == published and len(x) == len(y) == n
-    assert torch.equal(x.cpu(), large.x_train[:n]) and torch.equal(y.cpu(), large.y_train[:n])
-    assert reading_of(network) == ("authors" if n == 50_000 else "report")
+    x, y = training_part(reading)
+    assert IMAGES[reading] == len(x) == len(y) == published
+    assert torch.equal(x.cpu(), large.x_train[:published]) and torch.equal(y.cpu(), large.y_train[:published])
 
 
 def test_a_sixth_of_the_images_is_never_trained_on(digits):
-    for network in ("authors", "control"):
-        x, y = training_part(network, "digits")
+    for reading in ("authors", "report"):
+        x, y = training_part(reading, "digits")
         n = len(digits.x_train)
         assert len(x) == n * 5 // 6 and torch.equal(x.cpu(), digits.x_train[: n * 5 // 6])
+
+
+def test_the_fourteen_networks_are_known():
+    from_scratch = {"control", "authors", "convnet", "distilled", "convnet_distilled"}
+    of_the_authors = {"authors_adversarial", "sleep", "sleep_B"}
+    parents = {n: find_network(n, "sleep").parent for n in NETWORKS}
+    assert len(NETWORKS) == 14 and {n for n, p in parents.items() if p is None} == from_scratch
+    assert {n for n, p in parents.items() if p == "sleep/authors"} == of_the_authors
+    assert {n for n, p in parents.items() if p == "sleep/control"} == {*NETWORKS} - from_scratch - of_the_authors
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_each_network_has_its_reading_and_its_parents_weights(monkeypatch, network):
+    convolutional, seen, real = network in ("convnet", "convnet_distilled"), [], rivals.begin
+    data = made(60, 28) if convolutional else load("digits", valid=0)
+    monkeypatch.setattr(rivals, "load", lambda *a, **k: data)
+    monkeypatch.setattr(rivals, "begin", lambda reading, *a, **k: seen.append(reading) or real(reading, *a, **k))
+    known = find_network(network, "sleep")
+    net, train = inspect.unwrap(known.make)(1, "digits", (20, 16), 2, 20)
+    assert set(seen) == {"authors" if network in AUTHORS else "report"} and callable(train)
+    assert any(isinstance(m, nn.Conv2d) for m in net.modules()) == convolutional
+    biased = any(m.bias is not None for m in net.modules() if isinstance(m, nn.Linear))
+    assert biased == (network not in AUTHORS)
+    if known.parent:
+        assert same(state(net), state(rival(known.parent, 1, **TINY)))
 
 
 def test_test_images_are_stratified_and_always_the_same(digits):
@@ -364,26 +397,20 @@ def test_test_images_are_stratified_and_always_the_same(digits):
     assert all((tuple(a.flatten().tolist()), int(b)) in known for a, b in zip(bytes_of, y.cpu()))
 
 
-def test_answers_are_counted():
-    logits = torch.eye(5)[[3, 3, 3, 1, 0, 3, 2, 3]]
-    got = answered(logits, torch.tensor([3, 3, 0, 1, 1, 3, 4, 4]))
-    assert got == dict(accuracy=50.0, most_given=62.5, n=8)
-
-
 @pytest.mark.parametrize("network", NETWORKS)
 def test_views_differ_and_the_first_is_of_logits(network):
     views = views_of(network)
     assert len(views) == len(set(views)) >= 2
     assert {v for v, _ in views} <= set(VIEWS) and {loss for _, loss in views} <= {"ce", "square"}
     view, loss = views[0]
-    temperature = 50 if "distilled" in network else 1  # of the student's training
+    temperature = 50 if network in ("distilled", "convnet_distilled") else 1  # of the student's training
     z = torch.randn(6, 10, generator=seeded())
     assert loss == "ce" and torch.equal(View(nn.Identity(), view)(z), z / temperature)
 
 
 @pytest.fixture
 def watched(monkeypatch, tmp_path):
-    "What `rival` trains, from what, on what, and how; instead of training all weights grow by one."
+    "What is trained, from what, on what, and how; instead of training all weights grow by one."
     seen = []
 
     def note(net, x, y, epochs, loss="cross_entropy", lr=0.1, momentum=0.5, batch_size=100, generator=None):
@@ -412,7 +439,7 @@ PUBLISHED = dict(
 def test_fine_tuning_goes_on_from_the_parent_at_half_the_step(watched, network, parent):
     net = rival(network, 3, "digits", (7, 6), epochs=4)
     first, second = watched
-    x, y = training_part(network, "digits")
+    x, y = training_part("authors" if network in AUTHORS else "report", "digits")
     assert first.how == PUBLISHED[parent] | dict(epochs=4)
     assert second.how == PUBLISHED[parent] | dict(epochs=4, lr=0.05)
     grown = {k: v + 1 for k, v in first.start.items()}
@@ -421,7 +448,7 @@ def test_fine_tuning_goes_on_from_the_parent_at_half_the_step(watched, network, 
     shown, clean = second.x, as_images(x)
     assert shown.shape == clean.shape and 0 <= shown.min() and shown.max() <= 1
     changed = (shown - clean).abs().flatten(1).amax(1) > 1e-6
-    few = "adversarial" in network
+    few = network in ("adversarial", "authors_adversarial")
     assert (0.06 < changed.double().mean() < 0.1) if few else (0.6 < changed.double().mean() < 0.9)
     assert ((shown - clean).abs().max() <= 0.1 + 1e-6) == few
     grey_levels = (255 * shown - (255 * shown).round()).abs().max() < 1e-3
@@ -480,7 +507,7 @@ def test_the_convolutional_network_is_the_reports(watched, monkeypatch):
 def test_sleep_is_the_authors_network_asleep(network, parent, rule):
     awake = rival(parent, 1, **ABLE)
     before = state(awake)
-    night = sleep(awake, training_part(network, "digits")[0], rule, seeded(1))
+    night = sleep(awake, training_part("authors", "digits")[0], rule, seeded(1))
     got = state(rival(network, 1, **ABLE))
     assert same(got, state(awake)) and not same(got, before) and night.spikes.sum() > 0
     strong = {k: v > 0.05 for k, v in before.items()}  # g is nothing there: no night can touch them
@@ -491,7 +518,7 @@ def test_sleep_is_the_authors_network_asleep(network, parent, rule):
 
 def test_sleep_of_the_control_starts_at_the_control():
     control = rival("control", 2, **TINY)
-    before, x = state(control), training_part("control", "digits")[0]
+    before, x = state(control), training_part("report", "digits")[0]
     bias, weight = ([k for k in before if k.endswith(end)] for end in ("bias", "weight"))
     got = state(rival("sleep_control", 2, **TINY))
     sleep(control, x, "A", seeded(2))
@@ -534,10 +561,10 @@ def test_a_network_is_made_once(monkeypatch):
 @pytest.mark.parametrize(
     "call, told",
     [
-        (lambda: rival("slept", **TINY), "`network` is unknown"),
-        (lambda: rival("", **TINY), "`network` is unknown"),
-        (lambda: training_part("asleep", "digits"), "`network` is unknown"),
-        (lambda: reading_of("report"), "`network` is unknown"),
+        (lambda: rival("slept", **TINY), "`name` is unknown: 'slept'; did you mean 'sleep'"),
+        (lambda: rival("", **TINY), "`name` is unknown"),
+        (lambda: training_part("asleep", "digits"), "`reading` is unknown"),
+        (lambda: rival("convnet", **TINY), "`data` must hold images of 1 x 28 x 28"),
         (lambda: rival(**TINY | dict(epochs=0)), "`epochs`"),
         (lambda: rival(**TINY | dict(batch_size=0)), "`batch_size`"),
         (lambda: rival("sleep_report", **TINY, asleep=0), "`asleep`"),
@@ -603,12 +630,14 @@ def test_unknown_switches_are_refused(words):
 )
 def test_what_falls_asleep_between_the_readings(monkeypatch, start, switch, network):
     seen = []
-    monkeypatch.setattr(misread_module, "rival", lambda name, *a: seen.append(name) or rival(name, *a))
+    look_up = lambda name, *a, **k: seen.append(name) or load_network(name, *a, **k)
+    monkeypatch.setattr(misread_module, "load_network", look_up)
     look = lambda net, x, rule, generator: seen.append((x, rule)) or sleep(net, x, rule, generator)
     monkeypatch.setattr(misread_module, "sleep", look)
     rows = misread(start, switch, 0, 40, **TINY, images=20)
     (x, rule) = seen[1]
-    assert seen[0] == network and torch.equal(x, training_part(network, "digits")[0])
+    whose = "authors" if network == "authors" else "report"
+    assert seen[0] == network and torch.equal(x, training_part(whose, "digits")[0])
     assert rule == dataclasses.replace(mixed(start, switch), steps=40)
     assert list(zip(rows.stress, rows.level)) == [("clean", 0.0), ("blur", 2.5), ("noise", 0.5), ("fgsm", 0.1)]
 
@@ -617,7 +646,8 @@ def test_what_falls_asleep_between_the_readings(monkeypatch, start, switch, netw
 def test_a_misread_night_by_hand(start, switch, parent):
     rows = misread(start, switch, 0, 60, **ABLE, images=90).set_index("stress")
     net, (x, y) = rival(parent, 0, **ABLE), held_out("digits", 90)
-    night = sleep(net, training_part(parent, "digits")[0], mixed(start, switch), seeded(0), steps=60)
+    whose = "authors" if parent == "authors" else "report"
+    night = sleep(net, training_part(whose, "digits")[0], mixed(start, switch), seeded(0), steps=60)
     answers = net(x).argmax(1)
     assert rows.accuracy["clean"] == pytest.approx(100 * float((answers == y).double().mean()))
     assert rows.most_given["clean"] == pytest.approx(100 * int(answers.bincount().max()) / 90)
@@ -710,7 +740,7 @@ def test_fired_rows_by_hand(rule, parent):
     net, (x, y) = rival(parent, 0, **ABLE), held_out("digits", 70)
     assert rows.awake.unique() == pytest.approx([percent_right(net, x, y)]) and (rows.n == 70).all()
     thresholds = tuple(t / 2 for t in RULES[rule].thresholds)
-    part = training_part(parent, "digits")[0]
+    part = training_part("authors" if parent == "authors" else "report", "digits")[0]
     night = sleep(net, part, rule, seeded(0), steps=150, reset="subtract", thresholds=thresholds)
     assert rows.groupby("layer").spikes.sum().tolist() == night.spikes.sum(0).tolist()
     assert night.spikes.sum() > 0 and rows.accuracy.unique() == pytest.approx([percent_right(net, x, y)])

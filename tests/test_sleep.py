@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from robustlit.data import load
+from robustlit.evaluation import accuracy
 from robustlit.sleep import stdp
 from robustlit.sleep.conversion import NotAChain, chain, drive_factors, forward_rectified, largest
 from robustlit.sleep.networks import READINGS, TRAINING, Dropout, View, descend, reader, report_convnet, square_error
@@ -30,7 +31,7 @@ from robustlit.sleep.stdp import (
     sleep,
     spike_chance,
 )
-from robustlit.training import accuracy, set_seed
+from robustlit.training import set_seed
 
 A = RULES["A"]
 ENGINES = [EventEngine, TensorEngine]

@@ -13,19 +13,9 @@ from torch import nn
 from robustlit.attacks import attack_images
 from robustlit.corruptions import CORRUPTIONS, corrupt
 from robustlit.data import Batches, as_images, load
+from robustlit.evaluation import logits_of
 from robustlit.report import named_model, report_page, write_report
-from robustlit.stress import (
-    SUITES,
-    Stressor,
-    calibration_error,
-    check_model,
-    corruption_error,
-    eps_area,
-    images_and_labels,
-    logits_of,
-    measures,
-    stress,
-)
+from robustlit.stress import SUITES, Stressor, corruption_error, eps_area, images_and_labels, stress
 from robustlit.training import Learner, set_seed
 
 
@@ -87,19 +77,6 @@ def test_the_control_is_weaker_than_the_attack(net, pair):
     rows = stress(net, pair, "linf").pivot(index="stressor", columns="strength", values="accuracy")
     assert (rows.loc["random_sign"].dropna() >= rows.loc["pgd"].dropna()).all()
     assert rows.loc["pgd", 0.3] <= 10
-
-
-def test_calibration():
-    sure = np.array([0.9] * 10 + [0.6] * 10)
-    right = np.array([1] * 9 + [0] + [1] * 6 + [0] * 4)
-    assert calibration_error(sure, right) == pytest.approx(0)
-    assert calibration_error(np.ones(10), np.zeros(10)) == pytest.approx(100)
-
-
-def test_logits_that_are_not_finite_are_wrong():
-    z = torch.tensor([[5.0, 0.0], [float("nan"), 0.0], [float("inf"), 0.0]])
-    got = measures(z, torch.zeros(3, dtype=torch.int64))
-    assert got["accuracy"] == pytest.approx(100 / 3) and np.isfinite(got["ece"])
 
 
 def test_corruption_error_by_hand():
@@ -363,10 +340,3 @@ def test_the_command(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     x, y = images_and_labels(load("digits"), 40)
     assert rows.accuracy[0] == pytest.approx(100 * (logits_of(model, x).argmax(1) == y).float().mean().item())
-
-
-def test_check_model_leaves_the_mode(net, pair):
-    net.train()
-    check_model(net, *pair)
-    assert net.training
-    net.eval()

@@ -8,15 +8,13 @@ import torch
 from torch import nn
 
 from robustlit.data import Batches, load
+from robustlit.evaluation import accuracy, eval_mode, evaluate
 from robustlit.training import (
     Callback,
     Checkpoint,
     Learner,
     Recorder,
     StopFit,
-    accuracy,
-    eval_mode,
-    evaluate,
     pick_device,
     save_atomically,
     set_seed,

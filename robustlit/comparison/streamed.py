@@ -15,7 +15,8 @@ from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
 from ..sleep.recalled import class_pairs
-from ..training import accuracy, set_seed
+from ..evaluation import accuracy
+from ..training import set_seed
 
 # %% ../../nbs/comparison/10_streamed.ipynb #cf361863
 @experiment(

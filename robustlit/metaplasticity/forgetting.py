@@ -19,7 +19,8 @@ from .layers import binary_mlp, bn_state, real_mlp, recalibrated_bn, using_bn
 from .optimizer import MetaplasticAdam
 from ..records import experiment
 from ..streams import permuted
-from ..training import Callback, Learner, Progress, Recorder, evaluate, pick_device, set_seed
+from ..evaluation import evaluate
+from ..training import Callback, Learner, Progress, Recorder, pick_device, set_seed
 
 # %% ../../nbs/metaplasticity/10_forgetting.ipynb #b9888cc3
 class EvalModeTrace(Callback):

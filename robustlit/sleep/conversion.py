@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 
 from ..checks import Count, at_least, checked, one_of
 from .networks import DROPOUT_KINDS, Dropout, as_floats
-from ..training import eval_mode
+from ..evaluation import eval_mode
 
 # %% ../../nbs/sleep/02_conversion.ipynb #08a04fe4
 @checked

@@ -21,7 +21,7 @@ from ..attacks import attack_images
 from ..checks import check_choice, check_images, check_int, check_number
 from ..corruptions import blur, noise
 from .networks import as_floats, descend
-from ..training import eval_mode
+from ..evaluation import eval_mode
 
 # %% ../../nbs/sleep/04_defences.ipynb #956b4e8d
 SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)

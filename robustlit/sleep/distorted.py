@@ -23,9 +23,10 @@ from ..corruptions import noise
 from ..records import experiment
 from .defences import authors_blur, report_blur, wrapped_noise
 from .networks import View
-from .rivals import answered, rival, test_part, views_of
+from .rivals import test_part
 from ..statistics import paired_difference
-from ..stress import logits_of
+from ..evaluation import answers, logits_of
+from ..zoo import load_network, views_of
 
 # %% ../../nbs/sleep/10_distorted.ipynb #120609f3
 LEVELS = dict(
@@ -57,7 +58,7 @@ def _square(logits, y, target=None):
 
 # %% ../../nbs/sleep/10_distorted.ipynb #aa391040
 def _attacked(net, network, x, y, seed) -> list:
-    rows, probes = [], [("fgsm", *v) for v in views_of(network)] + [("random_sign", "logits", "ce")]
+    rows, probes = [], [("fgsm", *v) for v in views_of(network, "sleep")] + [("random_sign", "logits", "ce")]
     for name, view, loss in probes:
         options = cast(dict, dict(loss=_square if loss == "square" else loss) if name == "fgsm" else {})
         dice = torch.Generator().manual_seed(seed)
@@ -76,7 +77,7 @@ def _attacked(net, network, x, y, seed) -> list:
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
 def distorted(
-    network: str = "sleep",  # One of `robustlit.sleep.rivals.NETWORKS`
+    network: str = "sleep",  # A name of the zoo
     seed: int = 0,  # Of the network and of the noise
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
@@ -86,12 +87,12 @@ def distorted(
 ) -> pd.DataFrame:  # stress, level, view, loss, accuracy (percent), most_given (percent), n (images)
     "Accuracy under blur, noise and FGSM, of one network of the comparison (report, figs. 1 and 2)."
     check_int(images, "images", 1)
-    net, (x, y) = rival(network, seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
-    rows, about = [], dict(view="logits", loss="")
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    (x, y), rows, about = test_part(data, images), [], dict(view="logits", loss="")
     for stress, levels in LEVELS.items():
         for v in levels:
             logits = logits_of(net, distortion(x, stress, v, seed))
-            rows.append(dict(stress=stress, level=v) | about | answered(logits, y))
+            rows.append(dict(stress=stress, level=v) | about | answers(logits, y))
     return pd.DataFrame(rows + _attacked(net, network, x, y, seed))
 
 # %% ../../nbs/sleep/10_distorted.ipynb #0e69d43a
@@ -107,7 +108,7 @@ def gain(
     for name in (network, parent):
         part = df[(df["network"] == name) & (df["stress"] == stress)]
         if stress == "fgsm":
-            seen, loss = view or views_of(name)[0]
+            seen, loss = view or views_of(name, "sleep")[0]
             part = part[(part["view"] == seen) & (part["loss"] == loss)]
         cell[name] = part.pivot_table("accuracy", "seed", "level")
     for level in cell[network]:
@@ -132,7 +133,7 @@ def _cell(df, network, stress, level, view=None) -> pd.Series:
     "Accuracy by seed."
     part = df[(df["network"] == network) & (df["stress"] == stress) & np.isclose(df["level"], level)]
     if stress == "fgsm":
-        named, loss = views_of(network)[0] if view is None else view
+        named, loss = views_of(network, "sleep")[0] if view is None else view
         part = part[(part["view"] == named) & (part["loss"] == loss)]
     return part.set_index("seed")["accuracy"].sort_index()
 

@@ -15,9 +15,11 @@ from ..checks import check_choice, check_int, check_number
 from ..claims import Finding, claim
 from ..data import load
 from ..records import experiment
-from .rivals import rival, training_part
+from .rivals import training_part
 from .stdp import RESETS, RULES, Night, sleep
-from ..training import accuracy, set_seed
+from ..evaluation import accuracy
+from ..training import set_seed
+from ..zoo import load_network
 
 # %% ../../nbs/sleep/12_fired.ipynb #4e4e7c33
 STRETCHES = 20
@@ -57,15 +59,15 @@ def fired(
     "Spikes by layer and time, what became of the weights, and of the accuracy."
     check_choice(rule, ("A", "B", "report"), "rule"), check_choice(reset, RESETS, "reset")
     check_number(factor, "factor", 1e-9), check_int(steps, "steps", 1), check_int(images, "images", 1)
-    network = "control" if rule == "report" else "authors"
-    net = rival(network, seed, data, tuple(hidden), epochs, batch_size)
+    whose, network = ("report", "control") if rule == "report" else ("authors", "authors")
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     part = load(data, valid=0).subset(n_test=images)
     x, y = part.x_test.to(next(net.parameters()).device), part.y_test.to(next(net.parameters()).device)
     awake = accuracy(net, x, y)
     chosen = RULES[rule]
     thresholds = tuple(factor * t for t in chosen.thresholds)
     night = sleep(
-        net, training_part(network, data)[0], chosen, set_seed(seed), steps=steps, reset=reset, thresholds=thresholds
+        net, training_part(whose, data)[0], chosen, set_seed(seed), steps=steps, reset=reset, thresholds=thresholds
     )
     weights = night.summary()[["changed", "change"]].assign(layer=range(1, 1 + len(night.units)))
     return by_stretch(night).merge(weights, on="layer").assign(accuracy=accuracy(net, x, y), awake=awake, n=images)

@@ -17,8 +17,9 @@ from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_int
 from ..records import experiment
 from .networks import View
-from .rivals import rival, test_part, views_of
+from .rivals import test_part
 from ..smallest import smallest
+from ..zoo import load_network, views_of
 
 # %% ../../nbs/sleep/13_harder.ipynb #55f578e8
 EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -74,7 +75,7 @@ def nearest(
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=500),
 )
 def harder(
-    network: str = "sleep",  # One of `robustlit.sleep.rivals.NETWORKS`
+    network: str = "sleep",  # A name of the zoo
     seed: int = 0,  # Of the network and the attacks' dice
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
@@ -84,7 +85,8 @@ def harder(
 ) -> pd.DataFrame:  # attack, eps (pixel units), accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
     check_int(images, "images", 5)
-    net = View(rival(network, seed, data, tuple(hidden), epochs, batch_size), views_of(network)[0][0])
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    net = View(net, views_of(network, "sleep")[0][0])
     x, y = test_part(data, images)
     mixed, few = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device), len(x) // 5
     x, y = x[mixed], y[mixed]

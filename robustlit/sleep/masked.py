@@ -14,7 +14,8 @@ from ..audit import audit
 from ..checks import check_int
 from ..records import experiment
 from .networks import View
-from .rivals import rival, test_part, views_of
+from .rivals import test_part
+from ..zoo import load_network, views_of
 
 # %% ../../nbs/sleep/14_masked.ipynb #e157294f
 @experiment(
@@ -23,7 +24,7 @@ from .rivals import rival, test_part, views_of
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=200),
 )
 def masked(
-    network: str = "sleep",  # One of `robustlit.sleep.rivals.NETWORKS`
+    network: str = "sleep",  # A name of the zoo
     seed: int = 0,  # Of the network and the attacks' dice
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
@@ -34,9 +35,9 @@ def masked(
 ) -> pd.DataFrame:  # view, first (whether it is the one quoted), check, kind, red, finding, n (images)
     "The audit of a network in each of its views."
     check_int(images, "images", 1)
-    net, tables = rival(network, seed, data, tuple(hidden), epochs, batch_size), []
-    part = test_part(data, images)
-    views = list(dict.fromkeys(view for view, _ in views_of(network)))
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    part, tables = test_part(data, images), []
+    views = list(dict.fromkeys(view for view, _ in views_of(network, "sleep")))
     for view in views:
         found = audit(View(net, view), part, eps, images=None, seed=seed)
         tables.append(found.assign(view=view, first=view == views[0], n=images))

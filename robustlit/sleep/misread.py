@@ -20,10 +20,11 @@ from ..corruptions import noise
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
-from .rivals import answered, rival, test_part, training_part
+from .rivals import test_part, training_part
 from .stdp import REPORT, RULES, Rule, sleep
-from ..stress import logits_of
+from ..evaluation import answers, logits_of
 from ..training import set_seed
+from ..zoo import load_network
 
 # %% ../../nbs/sleep/11_misread.ipynb #c5814d45
 SWITCHES = dict(
@@ -57,7 +58,7 @@ def mixed(
 def _stressed(net, x, y, seed) -> list:
     dice = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, dice)}
-    rows = [dict(stress=s, level=v) | answered(logits_of(net, images), y) for (s, v), images in shown.items()]
+    rows = [dict(stress=s, level=v) | answers(logits_of(net, images), y) for (s, v), images in shown.items()]
     found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
     right = accuracy_by_eps(found).accuracy.iloc[0]
@@ -96,9 +97,10 @@ def misread(
     "A sleep between the two readings."
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
-    network = "authors" if start == "authors" or switch == "network" else "control"
-    net, (x, y) = rival(network, seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
-    night = sleep(net, training_part(network, data)[0], rule, set_seed(seed))
+    whose, network = ("authors", "authors") if start == "authors" or switch == "network" else ("report", "control")
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    x, y = test_part(data, images)
+    night = sleep(net, training_part(whose, data)[0], rule, set_seed(seed))
     about = _state(net, x)
     for k, layer in enumerate(night.summary().to_dict("records"), 1):
         about |= {f"spikes_{k}": layer["spikes"], f"changed_{k}": layer["changed"]}

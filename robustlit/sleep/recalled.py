@@ -22,7 +22,8 @@ from .networks import READINGS, TRAINING, descend, reader
 from .stdp import RULES, masked_mean_dream, sleep
 from ..statistics import paired_difference
 from ..streams import split
-from ..training import accuracy, pick_device, set_seed
+from ..evaluation import accuracy
+from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/16_recalled.ipynb #f14f5c1b
 METHODS = ("sequential", "sleep", "joint")

@@ -25,7 +25,7 @@ from .conversion import chain, largest
 from .networks import as_floats
 from .stdp import Rule, sleep
 from ..statistics import paired_difference
-from ..stress import logits_of
+from ..evaluation import accuracy_of, logits_of
 
 # %% ../../nbs/sleep/06_search.ipynb #c48b08ae
 def draw_rule(
@@ -54,8 +54,7 @@ def stressed(
     shown = [("blur", s, blur(x, s).clamp(0, 1)) for s in sigmas] + [
         ("noise", v, noise(x, v, dice())) for v in variances
     ]
-    right = lambda a: 100 * float((logits_of(net, a).argmax(1) == y).double().mean())
-    rows = [dict(stress=s, level=v, accuracy=right(a), n=len(y)) for s, v, a in shown]
+    rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(net, a), y), n=len(y)) for s, v, a in shown]
     for name in ("fgsm", "random_sign") if len(eps) else ():
         table = accuracy_by_eps(attack_curve(net, x, y, eps, name, generator=dice()))
         rows += [dict(stress=name, level=e, accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]

@@ -20,10 +20,11 @@ from ..data import as_images
 from ..records import experiment
 from .conversion import chain, forward_rectified
 from .distorted import distortion
-from .rivals import answered, rival, test_part, training_part
+from .rivals import test_part, training_part
 from .stdp import sleep
-from ..stress import logits_of
+from ..evaluation import accuracy_of, answers, logits_of
 from ..training import set_seed
+from ..zoo import load_network
 
 # %% ../../nbs/sleep/21_silenced.ipynb #c979a4dd
 METHODS = ("awake", "sleep", "fired", "active", "next", "random")
@@ -78,7 +79,8 @@ def silenced(
 ) -> pd.DataFrame:  # stress, level, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
     "The authors' network asleep, or with as many units removed, under blur and noise."
     check_choice(method, METHODS, "method"), check_int(steps, "steps", 1)
-    parent, (x, y) = rival("authors", seed, data, tuple(hidden), epochs, batch_size), test_part(data, images)
+    parent = load_network("authors", seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    x, y = test_part(data, images)
     slept, seen = copy.deepcopy(parent), training_part("authors", data)[0]
     sleep(slept, seen, "A", set_seed(seed), steps=steps)
     pick = lambda how: _chosen(how, parent, slept, seen, set_seed(seed))
@@ -92,6 +94,6 @@ def silenced(
     for stress, level in SHOWN:
         shown = distortion(x, stress, level, seed) if level else x
         logits, theirs = logits_of(net, shown), logits_of(slept, shown)
-        same = 100 * float((logits.argmax(1) == theirs.argmax(1)).double().mean())
-        rows.append(dict(stress=stress, level=level, agreement=same) | about | answered(logits, y))
+        same = accuracy_of(logits, theirs.argmax(1))
+        rows.append(dict(stress=stress, level=level, agreement=same) | about | answers(logits, y))
     return pd.DataFrame(rows)

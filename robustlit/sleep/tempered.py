@@ -15,8 +15,9 @@ from ..data import load
 from ..records import experiment
 from .defences import distil
 from .networks import TRAINING
-from .rivals import training_part, untrained
-from ..training import accuracy, pick_device, set_seed
+from .rivals import convolutional, perceptron, training_part
+from ..evaluation import accuracy
+from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/22_tempered.ipynb #d72d6fb7
 @experiment(
@@ -34,14 +35,16 @@ def tempered(
     batch_size: int = 128,  # Images a step
 ) -> pd.DataFrame:  # who ("teacher" or "student"), accuracy (percent), n (validation images)
     "Teacher and student on validation images."
-    check_choice(network, ("distilled", "convnet_distilled"), "network"), check_number(weight, "weight", 1e-9)
-    x, y = training_part("control", data)
+    build = dict(distilled=perceptron, convnet_distilled=convolutional)
+    build = build[check_choice(network, build, "network")]
+    check_number(weight, "weight", 1e-9)
+    x, y = training_part("report", data)
     full = load(data, valid=0).to(pick_device())
     first = len(full.x_train) * 5 // 6
     x_valid, y_valid = full.x_train[first:], full.y_train[first:]
     generator, how = set_seed(seed), TRAINING["report"] | dict(batch_size=batch_size)
     n_classes = int(y.max()) + 1
-    student, teacher = (untrained(network, x, n_classes, hidden).to(x.device) for _ in range(2))
+    student, teacher = (build("report", x, n_classes, hidden).to(x.device) for _ in range(2))
     how = {k: v for k, v in how.items() if k != "loss"}
     distil(teacher, student, x, y, 50.0, epochs, generator, weight, **how)
     nets = dict(teacher=teacher, student=student)

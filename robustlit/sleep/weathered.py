@@ -12,8 +12,9 @@ import pandas as pd
 
 from ..checks import check_int
 from ..records import experiment
-from .rivals import rival, test_part
+from .rivals import test_part
 from ..stress import stress
+from ..zoo import load_network
 
 # %% ../../nbs/sleep/15_weathered.ipynb #0306250a
 @experiment(
@@ -22,7 +23,7 @@ from ..stress import stress
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=1000),
 )
 def weathered(
-    network: str = "sleep",  # One of `robustlit.sleep.rivals.NETWORKS`
+    network: str = "sleep",  # A name of the zoo
     seed: int = 0,  # Of the network and the corruptions' dice
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
@@ -32,7 +33,7 @@ def weathered(
 ) -> pd.DataFrame:  # corruption ("clean" among them), severity, accuracy, ece (percent), n (images)
     "Accuracy under every corruption at every severity."
     check_int(images, "images", 1)
-    net = rival(network, seed, data, tuple(hidden), epochs, batch_size)
+    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     rows = stress(net, test_part(data, images), "corruptions", images=None, seed=seed)
     rows = rows.rename(columns=dict(stressor="corruption", strength="severity"))
     return rows[["corruption", "severity", "accuracy", "ece", "n"]]

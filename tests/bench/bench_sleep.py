@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 
 from robustlit.data import load
+from robustlit.evaluation import accuracy
 from robustlit.sleep.conversion import chain, drive_factors, largest
 from robustlit.sleep.networks import READINGS, TRAINING, descend, reader
 from robustlit.sleep.stdp import REPORT, RULES, EventEngine, gate, image_dream, spike_chance
-from robustlit.training import accuracy, set_seed
+from robustlit.training import set_seed
 
 HIDDEN = (1200, 1200)
 DENSE = dataclasses.replace(REPORT, thresholds=(4.0, 4.0, 4.0), decrease=0.005)
