@@ -235,7 +235,8 @@ def confirm(
     if not isinstance(why, str) or not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
     exp, store = _experiment(which), store or Store()
-    kept = [r for r in store.load(exp.name).values() if digests is None or r.about["digest"] in {*digests}]
+    kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
+    kept = [r for r in kept if digests is None or r.about["digest"] in {*digests}]
     before = _Today(exp, store)
     stale = [r for r in kept if before.stale_by(r)]
     _refuse_damaged(store, exp)

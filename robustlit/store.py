@@ -100,10 +100,16 @@ def _values(column) -> list:
     exact = pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     return values if exact else _plain(values)
 
+# %% ../nbs/evidence/30_store.ipynb #bd113be1
+@functools.lru_cache(1024)
+def _short(text: str | None) -> str | None:
+    "A long text, which many records share, by its digest."
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
 
 def _checksum(about: dict, rows: dict) -> str:
     kept = COLUMNS[about.get("schema") or 1]
-    about = {k: _plain(about.get(k)) for k in kept if k != "checksum"}
+    about = {k: _short(about.get(k)) if k in ONCE else _plain(about.get(k)) for k in kept if k != "checksum"}
     return hashlib.sha256(_text([about, rows]).encode()).hexdigest()[:32]
 
 # %% ../nbs/evidence/30_store.ipynb #f1e084ec
@@ -541,21 +547,28 @@ def _fresh(folder: Path, key: str = "") -> list:
     "The parts in the files of a folder, or those of one run."
     stamps = _stamps(folder, key)
     seen = _seen.setdefault(str(folder), {})
-    unknown = lambda: [n for n, stamp in stamps.items() if n not in seen or seen[n][0] != stamp]
-    if len(unknown()) >= _few:
-        kept = {n: (stamp, _Part(record._source, record)) for n, (stamp, record) in _unshelve(folder).items()}
-        seen |= {
-            n: (stamp, _named_right(part, folder / n)) for n, (stamp, part) in kept.items() if stamps.get(n) == stamp
-        }
-    read = unknown()
+    if len(_unknown(stamps, seen)) >= _few:
+        _from_shelf(folder, stamps, seen)
+    read = _unknown(stamps, seen)
     for name in read:
         seen[name] = stamps[name], _file_part(folder / name)
-    parts = {n: seen[n] for n in stamps if seen[n][1] is not None}
     if len(read) >= _few:
-        right = {n: (stamp, p.record) for n, (stamp, p) in parts.items() if p.problem is None}
+        right = {n: (s, p.record) for n, (s, p) in seen.items() if n in stamps and p is not None and p.problem is None}
         with contextlib.suppress(OSError):
             _shelve(folder, right)
-    return [p for _, p in parts.values()]
+        _from_shelf(folder, stamps, seen)  # where neighbours lie together
+    return [seen[n][1] for n in stamps if seen[n][1] is not None]
+
+# %% ../nbs/evidence/30_store.ipynb #0d60c12c
+def _unknown(stamps: dict, seen: dict) -> list:
+    return [n for n, stamp in stamps.items() if n not in seen or seen[n][0] != stamp]
+
+
+def _from_shelf(folder: Path, stamps: dict, seen: dict):
+    "Take what is on the shelf and has not changed since."
+    for name, (stamp, record) in _unshelve(folder).items():
+        if stamps.get(name) == stamp:
+            seen[name] = stamp, _named_right(_Part(record._source, record), folder / name)
 
 # %% ../nbs/evidence/30_store.ipynb #676afdef
 def _file_part(path: Path) -> _Part | None:
