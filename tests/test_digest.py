@@ -523,7 +523,7 @@ def test_tidying_changes_nothing(package, base):
         ("robustlit.data", "KNOWN['new'] = _Known((), classes=('a',))"),
         ("robustlit.attacks", "ATTACKS['new'] = PGD"),
         ("robustlit.corruptions", "@_corruption('std', (1, 2, 3, 4, 5))\ndef _haze(x, c, s):\n    return x"),
-        ("robustlit.audit", "@_check('nothing', 'cause')\ndef _nothing(s):\n    return False, ''"),
+        ("robustlit.masking", "@_check('nothing', 'cause')\ndef _nothing(s):\n    return False, ''"),
     ],
 )
 def test_a_new_entry_changes_no_experiment(package, base, module, text):
