@@ -312,7 +312,8 @@ def _register(exp: Experiment, call: Callable):
     for name, other in [*_registry.items()]:
         if other.experiment.id == exp.id and name != exp.name:
             modules = {other.__module__, call.__module__}
-            if len(modules) > 1 and not ("__main__" in modules and other.__name__ == call.__name__):
+            same = getattr(other, "__name__", "") == getattr(call, "__name__", "")
+            if len(modules) > 1 and not ("__main__" in modules and same):
                 raise ValueError(
                     f"`id` {exp.id} is taken by {name}, got {exp.name}: two experiments must not share records"
                 )
