@@ -311,9 +311,8 @@ def check_name(
 def _register(exp: Experiment, call: Callable):
     for name, other in [*_registry.items()]:
         if other.experiment.id == exp.id and name != exp.name:
-            modules = {other.__module__, call.__module__}
-            same = getattr(other, "__name__", "") == getattr(call, "__name__", "")
-            if len(modules) > 1 and not ("__main__" in modules and same):
+            modules, alike = {other.__module__, call.__module__}, name.partition("/")[2] == exp.name.partition("/")[2]
+            if len(modules) > 1 and not (alike and "__main__" in modules):
                 raise ValueError(
                     f"`id` {exp.id} is taken by {name}, got {exp.name}: two experiments must not share records"
                 )

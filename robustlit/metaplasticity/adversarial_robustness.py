@@ -44,8 +44,8 @@ def situations(
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #3a2f1918
 def _curve(net, x, y, seed, attack: str, options: dict, eps, share) -> pd.DataFrame:
     "Accuracy by eps, on a share of the images."
-    n, dice = max(1, int(len(x) * share)), torch.Generator().manual_seed(seed)
-    rows = attack_curve(net, x[:n], y[:n], eps, attack, generator=dice, **options)
+    n, generator = max(1, int(len(x) * share)), torch.Generator().manual_seed(seed)
+    rows = attack_curve(net, x[:n], y[:n], eps, attack, generator=generator, **options)
     table = accuracy_by_eps(rows).assign(attack=attack, loss=options.get("loss", ""))
     return table.rename(columns=dict(images="n"))[["attack", "loss", "eps", "accuracy", "n"]]
 
@@ -60,7 +60,7 @@ def _curve(net, x, y, seed, attack: str, options: dict, eps, share) -> pd.DataFr
 def adversarial_robustness(
     meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights, order and the attacks' dice
+    seed: int = 0,  # Of permutations, weights, order and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
     n_tasks: int = 6,  # The first as it is, the others permuted
     epochs: int = 25,  # Passes over each task

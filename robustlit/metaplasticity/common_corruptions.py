@@ -48,9 +48,9 @@ def seen_by(
     "A task's test images, corrupted."
     first = check_choice(order, ORDERS, "order") == "permute_first"
     compat = READINGS[check_choice(reading, READINGS, "reading")]
-    dice = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
+    generator = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
     x = permute(x, permutation) if first else x
-    x = corrupt(x, name, severity, "report", dice, compat=compat)
+    x = corrupt(x, name, severity, "report", generator, compat=compat)
     return x if first else permute(x, permutation)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #edb13903

@@ -28,7 +28,7 @@ from ..records import experiment
 def gradient_masking(
     meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights, order and the attacks' dice
+    seed: int = 0,  # Of permutations, weights, order and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
     n_tasks: int = 6,  # The first as it is, the others permuted
     epochs: int = 25,  # Passes over each task

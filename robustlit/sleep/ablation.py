@@ -56,8 +56,8 @@ def mixed(
 
 # %% ../../nbs/sleep/51_ablation.ipynb #1ca8f718
 def _stressed(net, x, y, seed) -> list:
-    dice = torch.Generator().manual_seed(seed)
-    shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, dice)}
+    generator = torch.Generator().manual_seed(seed)
+    shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, generator)}
     rows = [dict(stress=s, level=v) | answers(logits_of(net, images), y) for (s, v), images in shown.items()]
     found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)

@@ -25,7 +25,7 @@ from ..zoo import load_network
 )
 def common_corruptions(
     network: str = "sleep",  # A name of the zoo
-    seed: int = 0,  # Of the network and the corruptions' dice
+    seed: int = 0,  # Of the network and the corruptions' random numbers
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: int = 2,  # Passes over the training images

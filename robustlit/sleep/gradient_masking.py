@@ -26,7 +26,7 @@ from ..zoo import load_network, views_of
 )
 def gradient_masking(
     network: str = "sleep",  # A name of the zoo
-    seed: int = 0,  # Of the network and the attacks' dice
+    seed: int = 0,  # Of the network and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: int = 2,  # Passes over the training images

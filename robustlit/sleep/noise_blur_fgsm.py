@@ -45,10 +45,10 @@ def distortion(
     seed: int = 0,  # Of the noise
 ) -> torch.Tensor:  # Same shape
     "Test images at one level of blur or noise."
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     if stress.endswith("blur"):
         return (report_blur if stress == "report_blur" else authors_blur)(x, level)
-    return noise(x, level, dice) if stress == "noise" else wrapped_noise(x, level, dice)
+    return noise(x, level, generator) if stress == "noise" else wrapped_noise(x, level, generator)
 
 
 def _square(logits, y, target=None):
@@ -61,8 +61,8 @@ def _attacked(net, network, x, y, seed) -> list:
     rows, probes = [], [("fgsm", *v) for v in views_of(network, "sleep")] + [("random_sign", "logits", "ce")]
     for name, view, loss in probes:
         options = cast(dict, dict(loss=_square if loss == "square" else loss) if name == "fgsm" else {})
-        dice = torch.Generator().manual_seed(seed)
-        found = attack_curve(View(net, view), x, y, EPS, name, generator=dice, early_stop=False, **options)
+        generator = torch.Generator().manual_seed(seed)
+        found = attack_curve(View(net, view), x, y, EPS, name, generator=generator, early_stop=False, **options)
         most = found.groupby("eps").predicted.agg(lambda p: 100 * p.value_counts().iloc[0] / len(p))
         for r in accuracy_by_eps(found).to_dict("records"):
             shared = dict(stress=name, level=r["eps"], view=view, loss=loss)

@@ -29,12 +29,12 @@ from ..evaluation import accuracy_of, logits_of
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #c48b08ae
 def draw_rule(
-    dice: np.random.Generator,  # Where it is drawn from
+    generator: np.random.Generator,  # Where it is drawn from
     layers: int = 4,  # Of the network
     steps: int = 1000,  # Length of the sleep
 ) -> Rule:
     "A rule at random."
-    log = lambda low, high, n=None: np.exp(dice.uniform(np.log(low), np.log(high), n))
+    log = lambda low, high, n=None: np.exp(generator.uniform(np.log(low), np.log(high), n))
     up, down = log(1e-4, 0.07), log(1e-4, 0.07)
     theta = tuple(float(t) for t in log(1, 50, layers))
     return Rule(float(log(30, 450)), float(up), float(down), theta, float(log(1, 60)), steps)
@@ -50,13 +50,13 @@ def stressed(
     eps: tuple = (),  # Of FGSM and of random signs, pixel units
 ) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images)
     "Accuracy under blur, noise and FGSM."
-    dice = lambda: torch.Generator().manual_seed(seed)
+    generator = lambda: torch.Generator().manual_seed(seed)
     shown = [("blur", s, blur(x, s).clamp(0, 1)) for s in sigmas] + [
-        ("noise", v, noise(x, v, dice())) for v in variances
+        ("noise", v, noise(x, v, generator())) for v in variances
     ]
     rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(net, a), y), n=len(y)) for s, v, a in shown]
     for name in ("fgsm", "random_sign") if len(eps) else ():
-        table = accuracy_by_eps(attack_curve(net, x, y, eps, name, generator=dice()))
+        table = accuracy_by_eps(attack_curve(net, x, y, eps, name, generator=generator()))
         rows += [dict(stress=name, level=e, accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
     return pd.DataFrame(rows)
 
@@ -98,12 +98,12 @@ def search(
 ):  # The best network (a copy, or `net` itself), and a row a trial: its score, spikes and parameters; 0 is awake
     "Random search for a rule (Bergstra and Bengio 2012)."
     check_int(budget, "budget", 1), check_int(steps, "steps", 1)
-    dice, stages = np.random.default_rng(seed), chain(net, as_floats(x[:2]))
+    generator, stages = np.random.default_rng(seed), chain(net, as_floats(x[:2]))
     s = largest(net, stages, x[:2000])
     best, top = net, scored(net)
     trials = [dict(trial=0, score=top)]
     for trial in range(1, budget + 1):
-        rule, other = draw_rule(dice, len(stages), steps), copy.deepcopy(net)
+        rule, other = draw_rule(generator, len(stages), steps), copy.deepcopy(net)
         night = sleep(other, x, rule, torch.Generator().manual_seed(seed), s=s)
         got = scored(other)
         told = dataclasses.asdict(rule) | dict(thresholds=str([round(t, 2) for t in rule.thresholds]))

@@ -48,8 +48,8 @@ def bounded(
     "Accuracy by radius, under each of `BOUNDED`."
     tables = []
     for name, options in BOUNDED:
-        n, dice = max(1, len(x) * 2 // 5) if name == "square" else len(x), torch.Generator().manual_seed(seed)
-        found = accuracy_by_eps(attack_curve(net, x[:n], y[:n], EPS, name, generator=dice, **cast(dict, options)))
+        n, generator = max(1, len(x) * 2 // 5) if name == "square" else len(x), torch.Generator().manual_seed(seed)
+        found = accuracy_by_eps(attack_curve(net, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options)))
         tables.append(found[["eps", "accuracy"]].assign(attack=name, n=n))
     return pd.concat(tables)
 
@@ -77,7 +77,7 @@ def nearest(
 )
 def strong_attacks(
     network: str = "sleep",  # A name of the zoo
-    seed: int = 0,  # Of the network and the attacks' dice
+    seed: int = 0,  # Of the network and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
     hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: int = 2,  # Passes over the training images
