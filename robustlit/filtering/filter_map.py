@@ -8,11 +8,13 @@ Docs: https://robustlit.github.io/robustlit/filtering/filter_map.html.md"""
 __all__ = ['filter_map', 'filter_suite']
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #25de94dc
+import functools
 import hashlib
+import itertools
 import operator
 import os
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -139,7 +141,9 @@ def _traced(model: nn.Module, memory: torch.memory_format = torch.contiguous_for
 class _Suffix:
     "A traced network cut at one layer."
 
-    def __init__(self, graph: fx.GraphModule, layer: str, memory: torch.memory_format = torch.contiguous_format):
+    def __init__(self, graph: fx.GraphModule | None, layer: str, memory: torch.memory_format = torch.contiguous_format):
+        if graph is None:
+            raise ValueError("the network cannot be traced")
         nodes, self.modules = list(graph.graph.nodes), dict(graph.named_modules())
         inputs = [n for n in nodes if n.op == "placeholder"]
         self.input, self.memory, self.module = inputs[0], memory, self.modules[layer]
@@ -249,14 +253,14 @@ class _Attackable(_Masked):
         return env[self.end].unflatten(0, (len(masks), -1))
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #374d3a47
-def _shortcut(graphs: dict, layer: str, model, chosen: dict, x: Tensor) -> tuple:
+def _shortcut(graph_of: Callable, layer: str, model, chosen: dict, x: Tensor) -> tuple:
     "A cut network that agrees with the plain loop and how it may be used; None and `plain` if there is none."
     w, few = chosen[layer].weight, x[:3]
     masks = [w > w.median(), torch.ones_like(w, dtype=torch.bool)]
     want = torch.stack([_plain(model, chosen, {layer: m}, few, None, None, 3)[0] for m in masks])
-    for many, (memory, graph) in ((many, g) for many in (2, 1) for g in graphs.items()):
+    for many, memory in itertools.product((2, 1), (torch.channels_last, torch.contiguous_format)):
         try:
-            cut = _Attackable(graph, layer, memory)
+            cut = _Attackable(graph_of(memory), layer, memory)
             with torch.no_grad():
                 got = torch.cat([cut.logits(cut.prefix(few), masks[i : i + many]) for i in range(0, 2, many)])
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError):
@@ -266,10 +270,9 @@ def _shortcut(graphs: dict, layer: str, model, chosen: dict, x: Tensor) -> tuple
     return None, "plain"
 
 
-def _graphs(model: nn.Module) -> dict:
-    "The traced network by its way of keeping images in memory, the faster one first; none if it cannot be traced."
-    found = {memory: _traced(model, memory) for memory in (torch.channels_last, torch.contiguous_format)}
-    return {memory: graph for memory, graph in found.items() if graph is not None}
+def _tracer(model: nn.Module) -> Callable:
+    "From a way of keeping images in memory to the traced network, which is made when it is first asked for."
+    return functools.cache(lambda memory: _traced(model, memory))
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #6ccf62d3
 def _fast(cut: _Attackable, masks: list, x, y, adversary, batch_size) -> tuple:
@@ -420,7 +423,7 @@ def filter_map(
         foe = _adversary(model, x, y, eps, attack, adversary, options or {}, compat, seed, batch_size)
         begun = _plain(model, {}, {}, x, y, foe, batch_size)
         rows += _rows(None, [None if z is None else answers(z, y) for z in begun], eps, about)
-        graphs = _graphs(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else {}
+        graph_of = _tracer(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else None
         active = active_weights(model, x, list(chosen)) if bn_mode == "eval" else None
         same = (
             model,
@@ -445,7 +448,7 @@ def filter_map(
             def one(layer=layer, part=part):
                 weights = {k: m.weight for k, m in part.items()}
                 steps = filter_steps(weights, filters, thresholds, active, compat, seed)
-                cut, how = _shortcut(graphs, layer, model, part, x) if graphs else (None, "plain")
+                cut, how = _shortcut(graph_of, layer, model, part, x) if graph_of else (None, "plain")
                 found = _evaluated(cut, how, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
                 each = (_rows(s, found[s.key][:2], eps, about | dict(layer=layer, how=found[s.key][2])) for s in steps)
                 return [row for some in each for row in some]

@@ -214,7 +214,7 @@ def _counted(weights, name, alpha, ends, width, active, compat, seed) -> FilterS
     bare = FilterStep(**about, n_zero=0, n_removed=0, n_total=0, n_zero_active=0, n_active=0, key="")
     digest = hashlib.blake2b(digest_size=12)
     claimed = step_masks(weights, bare, [c for c in compat if c != "last_layer"], seed)
-    applied = step_masks(weights, bare, compat, seed)
+    applied = step_masks(weights, bare, compat, seed) if "last_layer" in compat else claimed
     for k, w in weights.items():
         gone, live = ~claimed[k] | (w == 0), active.get(k)
         live = torch.ones_like(gone) if live is None else live
