@@ -25,6 +25,7 @@ import robustlit.records as rec
 import robustlit.store as shop
 from robustlit.data import load
 from robustlit.digest import note, noting
+from robustlit.evaluation import accuracy
 from robustlit.models import load_or_train, network_path
 from robustlit.records import (
     DamagedRecord,
@@ -48,7 +49,6 @@ from robustlit.records import (
     run_table,
     stale_by,
 )
-from robustlit.training import accuracy
 
 calls = []
 
