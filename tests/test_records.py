@@ -417,6 +417,15 @@ def test_two_experiments_cannot_have_one_id(renamed):
             experiment(smoke=dict(seed=0), id=bad)(named("fine"))
 
 
+def test_the_cell_of_a_notebook_may_run_beside_its_module(renamed):
+    cell = named("newer")
+    cell.__module__ = "__main__"
+    there = experiment(cpu=dict(seed=(0, 1)), group="beside", id="local/older")(cell)
+    assert exps._registry["beside/newer"] is there and "local/newer" not in exps._registry
+    exps._register(renamed.experiment, renamed)  # the module, imported after the cell ran
+    assert exps._registry["local/newer"] is renamed and "beside/newer" not in exps._registry
+
+
 def test_a_name_that_several_papers_have_asks_which(monkeypatch):
     for group in ("one", "two"):
         fn = experiment(smoke=dict(seed=0), group=group)(named("twin"))
