@@ -59,6 +59,7 @@ test: $(STAMP)
 	echo "all of $(STEPS) passed"
 
 sync docs wheel nbs unit: export OMP_NUM_THREADS ?= 1
+sync docs wheel nbs unit: export NUMBA_NUM_THREADS ?= 1
 sync docs wheel nbs unit: export PYTHONHASHSEED ?= 0
 
 # The package, the notebooks' clean state and README.md are what the notebooks make; checked in a copy, so that nothing is overwritten.

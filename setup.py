@@ -17,7 +17,7 @@ def experiment_notebooks():
     "Notebooks that the command line can run: those with a cell tagged `parameters`."
     for path in sorted((here / cfg["nbs_path"]).glob("*/[0-9]*_*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        if path.parent.name != "foundations" and any("parameters" in c["metadata"].get("tags", []) for c in cells):
+        if any("parameters" in c["metadata"].get("tags", []) for c in cells):
             yield path
 
 

@@ -208,6 +208,12 @@ def test_the_command_says_what_the_command_line_will_read():
     assert read == where | dict(width=[8], seed=[0, 1, 2])
 
 
+def test_the_command_says_whose_experiment_it_is_where_two_papers_have_one_of_that_name():
+    assert asked(experiment="metaplasticity/forgetting").command().startswith("robustlit sweep forgetting --profile")
+    shared = "sleep/class_incremental"
+    assert asked(experiment=shared).command().startswith(f"robustlit sweep {shared} --profile")
+
+
 def test_a_claim_shows_its_conditions():
     text = asked(condition_cpu="a gap of 5")._repr_markdown_()
     for part in ("More is better", "Fig 1", "0: 10, 1: 90", PARTS["condition"], "a gap of 5", "dose = 0, 1", "3 seeds"):

@@ -10,10 +10,10 @@ import torch
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.evaluation import accuracy
-from robustlit.metaplasticity.attacked import PROBES, attacked, situations
-from robustlit.metaplasticity.audited import audited
+from robustlit.metaplasticity.adversarial_robustness import PROBES, adversarial_robustness, situations
+from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, permute, seen_by
 from robustlit.metaplasticity.continual import learned, networks_path
-from robustlit.metaplasticity.corrupted import CHANGED, REPORTED, corrupted, permute, seen_by
+from robustlit.metaplasticity.gradient_masking import gradient_masking
 
 TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
 PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)
@@ -132,7 +132,7 @@ def test_the_reading_changes_what_it_says_and_nothing_else():
 
 
 def test_corrupted_rows(life):
-    rows = corrupted(seed=3, images=60, severities=(1, 3), **TINY)
+    rows = common_corruptions(seed=3, images=60, severities=(1, 3), **TINY)
     keys = ["order", "reading", "corruption", "severity", "on", "bn"]
     assert not rows.duplicated(keys).any() and rows.notna().all().all() and (rows.n == 60).all()
     assert set(rows.corruption) == {"original", *REPORTED} and len(REPORTED) == 19
@@ -166,7 +166,7 @@ def test_situations():
 
 
 def test_attacked_rows(life):
-    rows = attacked(seed=3, images=60, **TINY)
+    rows = adversarial_robustness(seed=3, images=60, **TINY)
     assert not rows.duplicated(["after", "on", "bn", "attack", "loss", "eps"]).any()
     assert len(rows) == len(situations(2)) * sum(len(eps) for _, _, eps, _ in PROBES)
     table = rows[rows.attack == "fgsm"].pivot_table("accuracy", ["after", "on", "bn"], ["loss", "eps"])
@@ -174,11 +174,11 @@ def test_attacked_rows(life):
     clean = accuracy(life.at(1, 1), as_images(part.x_test), part.y_test)
     assert table.loc[(1, 1, "own"), ("ce", 0.0)] == pytest.approx(clean)
     assert (table["ce"][0.0] == table["nll_of_logits"][0.0]).all() and (table["ce"][0.3] <= table["ce"][0.0]).all()
-    pd.testing.assert_frame_equal(rows, attacked(seed=3, images=60, **TINY))
+    pd.testing.assert_frame_equal(rows, adversarial_robustness(seed=3, images=60, **TINY))
 
 
 def test_audited_rows(life):
-    rows = audited(seed=3, images=40, **TINY)
+    rows = gradient_masking(seed=3, images=40, **TINY)
     assert set(map(tuple, rows[["after", "on", "bn"]].to_numpy())) == {
         (1, 1, "own"),
         (2, 1, "own"),
@@ -196,7 +196,7 @@ def claim_of(name):
 
 
 def corruption_rows(early, last=90.0, camera=None):
-    "Rows as from `corrupted`: accuracy on early tasks by meta, the same for all corruptions, or by order."
+    "Rows as from `common_corruptions`: accuracy on early tasks by meta, the same for all corruptions, or by order."
     rows = []
     for seed in range(3):
         for meta, value in early.items():
@@ -230,7 +230,7 @@ def test_claims_on_corruptions():
 
 
 def attack_rows(accuracy):
-    "Rows as from `attacked`, from a function of (after, bn, attack, eps, meta)."
+    "Rows as from `adversarial_robustness`, from a function of (after, bn, attack, eps, meta)."
     rows = []
     for seed in range(3):
         for meta in (0.0, 0.7, 1.35):

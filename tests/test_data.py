@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 
 import robustlit.data as rd
-from robustlit.data import Batches, Dataset, as_images, available, flip_and_crop, load, patches
+from robustlit.data import Batches, Dataset, as_images, available, flip_and_crop, load, patch_dataset
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -307,27 +307,27 @@ def test_flip_and_crop_shifts_and_mirrors():
 
 
 def test_patches_share_what_they_say():
-    d = patches(shared=8, own=12)
+    d = patch_dataset(shared=8, own=12)
     on = as_images(d.x_train).flatten(1)
     first = [on[d.y_train == k][0] for k in range(4)]
     assert set(d.x_train.unique().tolist()) == {0, 255} and d.shape == (1, 10, 10)
     assert all(a.sum() == 20 for a in first)
     assert all((first[i] * first[j]).sum() == 8 for i in range(4) for j in range(i))
     assert all((on[d.y_train == k] == first[k]).all() for k in range(4))
-    assert torch.equal(d.x_train, patches(shared=8, own=12).x_train)
-    assert not torch.equal(d.x_train, patches(shared=8, own=12, seed=1).x_train)
-    assert torch.equal(load("patches", valid=0).x_train, patches().x_train)
+    assert torch.equal(d.x_train, patch_dataset(shared=8, own=12).x_train)
+    assert not torch.equal(d.x_train, patch_dataset(shared=8, own=12, seed=1).x_train)
+    assert torch.equal(load("patches", valid=0).x_train, patch_dataset().x_train)
 
 
 def test_patches_noise_flips_that_share_of_pixels():
-    clean, noisy = patches(n_train=4000), patches(n_train=4000, noise=0.1)
+    clean, noisy = patch_dataset(n_train=4000), patch_dataset(n_train=4000, noise=0.1)
     assert (clean.x_train != noisy.x_train).float().mean() == pytest.approx(0.1, abs=0.005)
 
 
 @pytest.mark.parametrize("change", [dict(shared=97), dict(own=0), dict(noise=0.6), dict(n_train=3), dict(n_test=-1)])
 def test_patches_refuse(change):
     with pytest.raises(ValueError, match=f"`{next(iter(change))}`"):
-        patches(**change)
+        patch_dataset(**change)
 
 
 # real files

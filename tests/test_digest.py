@@ -327,8 +327,7 @@ def test_closures_lambdas_partials_and_cached_functions():
 
 SCRIPT = """
 from robustlit.digest import code_digest
-from robustlit.metaplasticity import layers
-from robustlit.metaplasticity.layers import *
+from lib.signs import *
 {cells}
 print(code_digest(f))
 """
@@ -336,7 +335,10 @@ print(code_digest(f))
 
 def test_a_script_and_a_notebook_give_the_digest_of_their_module(tmp_path):
     body = "STEP = 3\n\ndef helper(x, k=2):\n    return sign(x) * k + STEP\n\ndef f(x):\n    return helper(x, k=4)\n"
-    (tmp_path / "own.py").write_text("from robustlit.metaplasticity.layers import *\n" + body)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "__init__.py").touch()
+    (tmp_path / "lib" / "signs.py").write_text("def sign(x):\n    return 1 if x > 0 else -1\n")
+    (tmp_path / "own.py").write_text("from lib.signs import *\n" + body)
     (tmp_path / "script.py").write_text(SCRIPT.format(cells=body))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])}
     ask = "from own import f; from robustlit.digest import code_digest; print(code_digest(f))"
@@ -459,7 +461,10 @@ def base(package):
 def test_every_experiment_has_a_digest_of_its_own_and_nothing_is_lost(package, base):
     digests = {n: base.digest(k) for n, k in package.items()}
     assert len({*digests.values()}) == len(digests) >= 17
-    assert {u for k in package.values() for u in base.unfollowed(base.reached(k))} == set()
+    lost = {u.partition(": ")[2] for k in package.values() for u in base.unfollowed(base.reached(k))}
+    assert lost == {
+        "importlib.import_module(homes[meant[0]])"
+    }  # of the zoo: the record carries the network as an entry
     assert all(code_digest(find_experiment(n)) == d for n, d in digests.items())
     assert {*definitions(find_experiment("forgetting"))} >= {"robustlit.training.Learner", "robustlit.data.load"}
     assert unfollowed(find_experiment("forgetting")) == []
@@ -518,7 +523,7 @@ def test_tidying_changes_nothing(package, base):
         ("robustlit.data", "KNOWN['new'] = _Known((), classes=('a',))"),
         ("robustlit.attacks", "ATTACKS['new'] = PGD"),
         ("robustlit.corruptions", "@_corruption('std', (1, 2, 3, 4, 5))\ndef _haze(x, c, s):\n    return x"),
-        ("robustlit.audit", "@_check('nothing', 'cause')\ndef _nothing(s):\n    return False, ''"),
+        ("robustlit.masking", "@_check('nothing', 'cause')\ndef _nothing(s):\n    return False, ''"),
     ],
 )
 def test_a_new_entry_changes_no_experiment(package, base, module, text):

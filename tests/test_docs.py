@@ -163,3 +163,18 @@ def test_link_check_finds_faults(tmp_path):
     assert len(wrong) == 4
     for told in ("called y", "no such anchor", "leads nowhere", "out of the site"):
         assert any(told in w for w in wrong), told
+
+
+def test_a_name_in_two_modules_is_linked_by_its_path(tmp_path):
+    package, pages = tmp_path / "package", tmp_path / "pages"
+    for folder in (package / "a", package / "b", pages):
+        folder.mkdir(parents=True)
+    for name in ("a", "b"):
+        (package / name / "fog.py").write_text(f"def fog():\n    pass\n\n\ndef only_{name}():\n    pass\n")
+    docstring = 'def rain():\n    "As `fog(1)`."  # and `only_b`'
+    cells = [markdown("See `only_a`, [`fog`](a/fog.ipynb) and `a fog`.\n```\n`fog`\n```"), code("# `fog`")]
+    (pages / "good.ipynb").write_text(json.dumps(dict(cells=cells)))
+    (pages / "bad.ipynb").write_text(json.dumps(dict(cells=[markdown("See `fog`."), code(f"#| export\n{docstring}")])))
+    assert check_links.shared_names(package) == {"fog"}
+    told = "bad.ipynb: `fog` is in two modules; link it by its path"
+    assert check_links.unclear(pages, package) == [told, told]

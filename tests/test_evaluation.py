@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from robustlit.audit import Subject
 from robustlit.data import Batches, as_images, load
 from robustlit.evaluation import (
     accuracy,
@@ -21,7 +20,8 @@ from robustlit.evaluation import (
     measures,
 )
 from robustlit.faults import fault_curve
-from robustlit.stress import stress
+from robustlit.masking import Subject
+from robustlit.stressors import stress
 from robustlit.training import Learner, Recorder, set_seed
 
 

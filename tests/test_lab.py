@@ -144,13 +144,13 @@ def choose(page, cell, name, value):
 
 
 def test_two_readers_that_forget(lab, page):
-    cell = explorer(page, lab, "metaplasticity/20_explore.ipynb")
+    cell = explorer(page, lab, "metaplasticity/90_explore.ipynb")
     choose(page, cell, "corruption", "gaussian_noise")
     assert push(page, cell, "severity") == ("1", "2")
 
 
 def test_a_reader_asleep(lab, page):
-    cell = explorer(page, lab, "sleep/20_explore.ipynb")
+    cell = explorer(page, lab, "sleep/90_explore.ipynb")
     before, after = map(float, push(page, cell, "threshold"))
     assert before < after
     choose(page, cell, "stress", "noise")

@@ -13,25 +13,25 @@ from robustlit.records import known_experiments
 SMALL = dict(epochs=1, images=10)
 NIGHT = dict(SMALL, hidden=[8, 8], steps=20)
 # Smaller than the smoke profile. `ROBUSTLIT_ORACLE=all` runs the long ones too, `smoke` all at the profile's own size.
-LONG = ("metaplasticity/audited", "sleep/convolved", "sleep/featured")
+LONG = ("metaplasticity/gradient_masking", "sleep/cifar_convnet", "sleep/frozen_features")
 SHORT = {
-    "comparison/streamed": dict(epochs=1, hidden=[8, 8], per_task=30),
-    "metaplasticity/attacked": dict(SMALL, width=8, n_tasks=2),
-    "metaplasticity/audited": dict(SMALL, width=8, n_tasks=2, images=20),
-    "metaplasticity/corrupted": dict(SMALL, width=8, n_tasks=2),
+    "benchmark/class_incremental": dict(epochs=1, hidden=[8, 8], per_task=30),
+    "metaplasticity/adversarial_robustness": dict(SMALL, width=8, n_tasks=2),
+    "metaplasticity/gradient_masking": dict(SMALL, width=8, n_tasks=2, images=20),
+    "metaplasticity/common_corruptions": dict(SMALL, width=8, n_tasks=2),
     "metaplasticity/forgetting": dict(epochs=1, width=8, n_tasks=2),
-    "sleep/convolved": dict(SMALL, budget=2, steps=20, valid_images=20),
-    "sleep/distorted": {k: v for k, v in NIGHT.items() if k != "steps"},
-    "sleep/featured": dict(SMALL, budget=2, steps=20, published_steps=20, valid_images=20, hidden=[8, 8]),
-    "sleep/fired": NIGHT,
-    "sleep/harder": dict(epochs=1, images=10, hidden=[8, 8]),
-    "sleep/masked": dict(epochs=1, images=20, hidden=[8, 8]),
-    "sleep/misread": NIGHT,
-    "sleep/patched": dict(epochs=1, budget=2, steps=20),
-    "sleep/recalled": dict(epochs=1, hidden=[8, 8], per_task=30, steps=20, more_steps=10, side=2),
-    "sleep/silenced": NIGHT,
-    "sleep/tempered": dict(epochs=1, hidden=[8, 8]),
-    "sleep/weathered": dict(epochs=1, images=10, hidden=[8, 8]),
+    "sleep/cifar_convnet": dict(SMALL, budget=2, steps=20, valid_images=20),
+    "sleep/noise_blur_fgsm": {k: v for k, v in NIGHT.items() if k != "steps"},
+    "sleep/frozen_features": dict(SMALL, budget=2, steps=20, published_steps=20, valid_images=20, hidden=[8, 8]),
+    "sleep/spiking_activity": NIGHT,
+    "sleep/strong_attacks": dict(epochs=1, images=10, hidden=[8, 8]),
+    "sleep/gradient_masking": dict(epochs=1, images=20, hidden=[8, 8]),
+    "sleep/ablation": NIGHT,
+    "sleep/patches": dict(epochs=1, budget=2, steps=20),
+    "sleep/class_incremental": dict(epochs=1, hidden=[8, 8], per_task=30, steps=20, more_steps=10, side=2),
+    "sleep/unit_removal": NIGHT,
+    "sleep/distillation_weight": dict(epochs=1, hidden=[8, 8]),
+    "sleep/common_corruptions": dict(epochs=1, images=10, hidden=[8, 8]),
 }
 
 
@@ -59,4 +59,4 @@ def test_the_oracle_sees_what_runs(told):
     seen = {name: len(found["ran"]) for name, found in told.items()}
     assert min(seen.values()) > 15, seen
     assert "robustlit.training.Learner" in told["metaplasticity/forgetting"]["ran"]
-    assert any(r.startswith("robustlit.corruptions._fog") for r in told["sleep/weathered"]["ran"])
+    assert any(r.startswith("robustlit.corruptions._fog") for r in told["sleep/common_corruptions"]["ran"])

@@ -111,6 +111,13 @@ def test_grids():
         (["sweep", "TINY", "--jobs", "0"], "`--jobs` must be a whole number >= 1"),
         (["sweep", "TINY", "--threads", "-1"], "`--threads` must be a whole number >= 1"),
         (["run", "forgeting"], "did you mean 'metaplasticity/forgetting'"),
+        (["run", "gradient_masking"], "say 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
+        (["run", "pgd"], "did you mean 'sleep/strong_attacks'"),
+        (["run", "blur"], "did you mean 'sleep/noise_blur_fgsm' or"),
+        (["run", "pruning"], "did you mean 'sleep/unit_removal'"),
+        (["run", "class-incremental"], "did you mean 'benchmark/class_incremental' or 'sleep/class_incremental'"),
+        (["run", "audit"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
+        (["run", "gradiants"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
         (["run", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
         (["pack", "forgeting"], "did you mean 'metaplasticity/forgetting'"),
     ],
@@ -139,9 +146,11 @@ def test_usage_errors_and_version():
 
 def test_every_experiment_notebook_opens():
     assert "metaplasticity/forgetting" in notebooks()
+    short = [name.partition("/")[2] for name in notebooks()]
     for name, path in notebooks().items():
         notebook = open_notebook(name)
-        assert notebook.experiment.name == name and find_notebook(name.partition("/")[2]) == path
+        assert notebook.experiment.name == name and find_notebook(name) == path
+        assert short.count(path.stem[3:]) > 1 or find_notebook(path.stem[3:]) == path
         unknown = set(notebook.defaults) - set(notebook.experiment.parameters) - {"profile"}
         assert len(plan(notebook)) == 1 and not unknown
 
@@ -156,7 +165,7 @@ def test_overviews(tiny, capsys, tmp_path, monkeypatch):
     for words in ["list"], ["status"], ["data"]:
         assert main(words) == 0
     out = capsys.readouterr().out
-    assert "10_forgetting.ipynb" in out and "ROBUSTLIT_DATA" in out
+    assert "50_forgetting.ipynb" in out and "ROBUSTLIT_DATA" in out
     assert re.search(r"metaplasticity/forgetting +smoke +0 +0", out) and re.search(r"mnist +not found; looked for", out)
 
 

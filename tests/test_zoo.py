@@ -65,7 +65,7 @@ def test_the_zoo_imports_no_paper_until_it_is_asked():
         "import sys\nfrom robustlit.zoo import find_network\n"
         "papers = lambda: sorted(m for m in sys.modules if m.startswith(('robustlit.sleep.', 'robustlit.metap')))\n"
         "first = papers(); known = find_network('sleep_B')\n"
-        "print(first, known.name, 'robustlit.sleep.rivals' in papers(), 'robustlit.metaplasticity.continual' in papers())"
+        "print(first, known.name, 'robustlit.sleep.baselines' in papers(), 'robustlit.metaplasticity.continual' in papers())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.stdout.split("\n")[-2] == "[] sleep/sleep_B True False", done.stderr
@@ -126,7 +126,7 @@ def test_a_notebooks_function_takes_the_place_of_the_packages():
     assert ours.name == "sleep/control" and "size" in ours.settings
     again = counted([])
     again.__name__ = "_control"
-    named(again, "robustlit.sleep.rivals")
+    named(again, "robustlit.sleep.baselines")
     assert find_network("sleep/control") is ours  # an import later on does not undo the edit
     named(counted([]), "__main__")
     assert find_network("small").name == "local/small"

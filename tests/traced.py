@@ -71,7 +71,7 @@ class Finder(importlib.abc.MetaPathFinder):
 def checking(code):
     "Functions that only look at an argument, for `check_with` in an annotation: no number depends on them."
     found = set()
-    for m in filter(None, code.modules.values()):
+    for m in [m for m in code.modules.values() if m is not None]:
         for node in (n for u in m.units for n in ast.walk(u.node) if isinstance(n, ast.Call)):
             if isinstance(node.func, ast.Name) and node.func.id == "check_with" and isinstance(node.args[0], ast.Name):
                 found |= {f"{k[0]}.{k[1]}" for k in code.reached((m.name, node.args[0].id)) if len(k) == 2}

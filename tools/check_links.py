@@ -1,9 +1,19 @@
-"""Check a built site: every link inside it leads to a file and an anchor that exist, and no identifier is used twice."""
+"""Check a built site: every link inside it leads to a file and an anchor that exist, and no identifier is used twice.
 
+A function or class that two modules define has no address of its own: in the notebooks its name must be a link with a path, not a bare
+name between backticks, which nbdev would link to either.
+"""
+
+import ast
+import json
+import re
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Reader(HTMLParser):
@@ -53,8 +63,43 @@ def faults(root):
     return len(pages), links, wrong
 
 
+def shared_names(package):
+    "Public functions and classes that more than one module below the folder `package` defines."
+    found = Counter()
+    for path in package.rglob("*.py"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {s.name for s in body if isinstance(s, ast.FunctionDef | ast.ClassDef) and not s.name.startswith("_")}
+        found.update(names)
+    return {name for name, count in found.items() if count > 1}
+
+
+def texts(cell):
+    "What a cell of a notebook says in words: markdown, or the docstrings and comments of an exported cell."
+    source = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return re.sub(r"^```.*?^```", "", source, flags=re.S | re.M)
+    if not re.match(r"#\| *export", source):
+        return ""
+    docs = [
+        ast.get_docstring(n) or "" for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+    ]
+    return "\n".join([*docs, *re.findall(r"#.*", source)])
+
+
+def unclear(notebooks, package):
+    "A line for each name between backticks in the notebooks that two modules define."
+    shared, wrong = shared_names(package), []
+    for path in sorted(p for p in notebooks.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            named = re.findall(r"(?<![`\[])`([\w.]+)(?:\([^`]*\))?`(?!\])", texts(cell))
+            where = path.relative_to(notebooks)
+            wrong += [f"{where}: `{n}` is in two modules; link it by its path" for n in named if n in shared]
+    return wrong
+
+
 def main():
     pages, links, wrong = faults(Path(sys.argv[1]))
+    wrong += unclear(ROOT / "nbs", ROOT / "robustlit")
     print(f"{pages} pages, {links} links inside the site, {len(wrong)} faults")
     print(*wrong, sep="\n", end="\n" * bool(wrong))
     return 1 if wrong or not pages else 0

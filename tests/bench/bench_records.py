@@ -25,7 +25,7 @@ from robustlit.experiments import SCHEMA, _key, _text
 from robustlit.records import Record, Store, find_experiment, known_experiments, pack, records
 from robustlit.sweeps import main as robustlit
 
-NAME = "sleep/distorted"
+NAME = "sleep/noise_blur_fgsm"
 RESULTS = Path(__file__).parents[2] / "results" / "bench" / "records.csv"
 LIMITS = {  # what is asked for: (what, number of runs) -> CPU seconds
     ("first", 10_000): 30,
