@@ -474,7 +474,7 @@ def filter_suite(
     thresholds: Annotated[int, at_least(2)] = 9,  # Of each filter
 ) -> list:  # Of `Stressor`
     "Weight filters for `stress`."
-    from robustlit.stress import Stressor
+    from robustlit.stressors import Stressor
 
     chosen, suite = filterable_layers(model, layers), []
     for part in (
