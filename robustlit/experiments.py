@@ -371,6 +371,14 @@ def _experiment(which: str | Callable) -> Experiment:
     return typing.cast(typing.Any, find_experiment(which)).experiment
 
 
+def _known(name: str) -> Experiment | None:
+    "The experiment of exactly that name, imported if it is one of the package; None if there is none here."
+    home, _, last = name.partition("/")
+    if name not in _registry and home in _home(last):
+        _import_experiment(name)
+    return _registry[name].experiment if name in _registry else None
+
+
 def _renamed_to(id: str) -> Experiment | None:
     "The experiment of this process whose records have that id."
     return next((fn.experiment for fn in _registry.values() if fn.experiment.id == id), None)

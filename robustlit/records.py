@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from .checks import check_choice
 from .digest import code_digest, definitions, entry_digests
-from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _registry
+from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_file, _write_table
@@ -317,7 +317,7 @@ class NothingToPack(ValueError):
 
 
 def _is_smoke(name: str, record: Record) -> bool:
-    exp = _registry[name].experiment if name in _registry else None
+    exp = _known(name)
     return exp is not None and _size(exp, _texts(exp, record)) == "smoke"
 
 # %% ../nbs/evidence/40_records.ipynb #eb0f682b

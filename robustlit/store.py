@@ -36,7 +36,7 @@ import torch
 import robustlit
 from .digest import code_digest, definitions, entry_digests, noting
 from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, _experiment
-from .experiments import _key, _named, _registry, _renamed_to, _text, check_name
+from .experiments import _key, _named, _known, _renamed_to, _text, check_name
 from .provenance import Meter, git_commit
 
 # %% ../nbs/evidence/30_store.ipynb #08177d5c
@@ -473,8 +473,8 @@ class Store:
 
     def places(self, name: str) -> list:
         "Under which names an experiment's records may lie, the oldest first."
-        check_name(name)
-        return list(dict.fromkeys([_registry[name].experiment.id, name] if name in _registry else [name]))
+        exp = _known(check_name(name))
+        return list(dict.fromkeys([exp.id, name] if exp else [name]))
 
     def table_path(self, name: str) -> Path:
         "The committed table of an experiment."
@@ -595,7 +595,7 @@ def _named_right(part: _Part, path: Path) -> _Part:
 # %% ../nbs/evidence/30_store.ipynb #1c54bb07
 def _gathered(store: Store, name: str, key: str = "") -> list:
     "The parts that are records of the experiment, oldest first."
-    exp = _registry[name].experiment if name in _registry else None
+    exp = _known(name)
     found, newer = [], []
     for place in store.places(name):
         packed = [p for p in _packed(store, place) if key in ("", p.key)]

@@ -1072,3 +1072,14 @@ def test_what_a_run_looked_up_is_in_its_record_and_in_the_name_of_a_network(stor
     assert path == network_path(accuracy, dict(data="digits")) != network_path(accuracy, dict(data="mnist"))
     entries(monkeypatch, digits="1")
     assert network_path(accuracy, dict(data="digits")) != path
+
+
+def test_a_stores_records_are_known_by_name_alone(tmp_path):
+    "Also where the experiment was renamed, and nobody has imported it yet."
+    ask = "import warnings; warnings.simplefilter('error'); from robustlit.records import Store; s = Store()\n"
+    ask += "print(sum(len(s.load(name)) for name in s.names()))"
+    root = Path(rec.__file__).parents[1]
+    env = dict(os.environ, ROBUSTLIT_RUNS=str(tmp_path), ROBUSTLIT_RESULTS=str(root / "results"))
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True)
+    rows = [pq.read_table(p, columns=["key"], partitioning=None) for p in (root / "results").glob("*/*.parquet")]
+    assert done.stdout.split() == [str(len({k for t in rows for k in t["key"].to_pylist()}))], done.stderr
