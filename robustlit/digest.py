@@ -631,6 +631,7 @@ class _Modules:
         self.find, self.listing = find, listing
         self.modules, self.linked, self.digests, self.tops = {**(modules or {})}, {}, {}, set()
         self.touched, self.tables, self.effects_of = {}, {}, {}
+        self.waiting, self.scanning = [], False
 
     def module(self, name: str) -> typing.Any:
         "A module by its full name, read once; None for what is not followed."
@@ -640,8 +641,16 @@ class _Modules:
         top = name.partition(".")[0]
         if self.modules[name] is not None and top not in self.tops:
             self.tops.add(top)
-            self.scan([name, *self.listing(top)])
+            self.waiting.append([name, *self.listing(top)])
+            self.scan_waiting()
         return self.modules[name]
+
+    def scan_waiting(self):
+        "Scan what is still to be scanned, one package after the other."
+        while self.waiting and not self.scanning:
+            self.scanning = True
+            self.scan(self.waiting.pop())
+            self.scanning = False
 
     def scan(self, names: list):
         "Note which statements of these modules change something that another name stands for."
@@ -660,7 +669,7 @@ class _Modules:
 class _Meanings(_Modules):
     "Finds out what a name means."
 
-    def resolve(self, path: str, chain: tuple = ()):
+    def resolve(self, path: str, chain: tuple = (), seen: tuple = ()):
         "What a full path means: ('node', key, rest), ('module', name, ()) or ('text', text, ())."
         parts = [*path.split("."), *chain]
         if self.module(parts[0]) is None:
@@ -672,7 +681,7 @@ class _Meanings(_Modules):
             if rest[0] not in self.module(name).bindings and self.module(f"{name}.{rest[0]}") is not None:
                 name, rest = f"{name}.{rest[0]}", rest[1:]
             else:
-                return self.meant(name, rest[0], tuple(rest[1:]))
+                return self.meant(name, rest[0], tuple(rest[1:]), seen)
         return "module", name, ()
 
     def meant(self, module: str, name: str, chain: tuple = (), seen: tuple = ()):
@@ -681,7 +690,7 @@ class _Meanings(_Modules):
         if (module, name) in seen:
             return "text", f"circular:{name}", ()
         if path := m.imported(name):
-            return self.resolve(path, chain)
+            return self.resolve(path, chain, (*seen, (module, name)))
         if name in m.bindings:
             return "node", (module, name), chain
         for star in m.stars:
@@ -691,7 +700,7 @@ class _Meanings(_Modules):
                 if found[0] != "text" or not found[1].startswith(("unknown:", "builtin:", "circular:")):
                     return found
         if "__getattr__" in m.bindings and (door := self.door(m, name)):
-            return self.resolve(door, chain)
+            return self.resolve(door, chain, (*seen, (module, name)))
         kind = "builtin" if name in _BUILTINS else "unknown"
         return "text", f"{kind}:{'.'.join([name, *chain])}", ()
 
@@ -1083,7 +1092,8 @@ def _top_folder(top: str, path: tuple) -> tuple:
     if not place or not str(place).endswith(".py"):
         return None, True
     file = Path(place).resolve()
-    return (file.parent if file.name == "__init__.py" else file), str(file).startswith(_LIBRARIES)
+    installed = {"site-packages", "dist-packages"} & {*file.parts}
+    return (file.parent if file.name == "__init__.py" else file), bool(installed) or str(file).startswith(_LIBRARIES)
 
 # %% ../nbs/evidence/00_digest.ipynb #d1900043
 def _file_of(module: str) -> Path | None:

@@ -303,6 +303,20 @@ def test_what_cannot_be_followed_is_listed():
     assert len(found) == 3 and all(place.startswith("p.main:") for place in found)
 
 
+def test_imports_in_a_circle_end():
+    files = {"p.a": "from .b import g\ndef f(): return g()", "p.b": "from .a import g\nfrom .k import *", "p.k": K}
+    assert len(digest_of(files, "p.a.f")) == 16
+
+
+def test_what_is_installed_elsewhere_is_no_part_of_the_code(tmp_path, monkeypatch):
+    for home in ("lib/site-packages", "dist-packages"):
+        (tmp_path / home / f"strange_{len(home)}").mkdir(parents=True)
+        (tmp_path / home / f"strange_{len(home)}" / "__init__.py").write_text("def g(): return 1")
+        monkeypatch.syspath_prepend(str(tmp_path / home))
+        assert not D._followed(f"strange_{len(home)}", ())
+        assert D._followed(f"strange_{len(home)}", (f"strange_{len(home)}",))
+
+
 # Live functions
 
 
