@@ -710,10 +710,11 @@ class _Doors(_Meanings):
 
     def door(self, m: _Module, name: str) -> str:
         "The path that a module's own lookup gives for a name, read off the dict of strings that it looks in."
-        for node in (n for u in m.units for n in ast.walk(u.node) if isinstance(n, ast.Dict)):
-            for key, value in zip(node.keys, node.values):
+        for node in (n for u in m.units for n in ast.walk(u.node) if isinstance(n, ast.Dict | ast.Call)):
+            pairs = zip(node.keys, node.values) if isinstance(node, ast.Dict) else [(k, k.value) for k in node.keywords]
+            for key, value in pairs:
                 texts = [c.value for c in ast.walk(value) if isinstance(c, ast.Constant) and isinstance(c.value, str)]
-                keys = [getattr(key, "value", None)]
+                keys = [getattr(key, "arg", None) or getattr(key, "value", None)]
                 for home, names in ((texts, keys), (keys, texts)):
                     if name not in names:
                         continue

@@ -267,6 +267,7 @@ def test_a_decorator_of_another_module_fills_a_table():
 DOORS = {
     "a dict from name to module": "_home = {'g': 'k'}\ndef __getattr__(name):\n    import importlib\n    return getattr(importlib.import_module('p.' + _home[name]), name)",
     "a dict from module to names": "_homes = {'k': ['g']}\ndef __getattr__(name):\n    ...",
+    "a dict by keywords": "_home = dict(g='k')\ndef __getattr__(name):\n    ...",
     "with a colon": "def __getattr__(name):\n    return {'g': 'p.k:g'}[name]",
 }
 

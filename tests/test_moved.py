@@ -45,7 +45,7 @@ def has_rows(rows, scale):
 RUN = """
 import sys
 from robustlit.records import pack, recorded
-from robustlit.sweeps import main
+from robustlit.command import main
 from robustlit.toy.decay import decay
 from robustlit.toy.growth import growth
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from robustlit.command import main
 from robustlit.records import Store, read_records, records
-from robustlit.sweeps import find_notebook, main, notebooks, open_notebook, parse_grid, parse_value, plan
+from robustlit.sweeps import find_notebook, notebooks, open_notebook, parse_grid, parse_value, plan
 
 MODULE = """
 import os, time

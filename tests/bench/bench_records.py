@@ -20,10 +20,10 @@ import pandas as pd
 
 from robustlit import store as shop
 from robustlit.claims import known_claims, ledger
+from robustlit.command import main as robustlit
 from robustlit.digest import code_digest, definitions
 from robustlit.experiments import SCHEMA, _key, _text
 from robustlit.records import Record, Store, find_experiment, known_experiments, pack, records
-from robustlit.sweeps import main as robustlit
 
 NAME = "sleep/noise_blur_fgsm"
 RESULTS = Path(__file__).parents[2] / "results" / "bench" / "records.csv"
