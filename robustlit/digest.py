@@ -158,7 +158,8 @@ class _Scope:
 
     def __init__(self, package: str, kind: str, args=None, body=(), known: dict | None = None):
         self.kind, self.numbers, self.known = kind, {}, known or {}
-        self.imports, self.defs, self.names, self.elsewhere = {}, {}, set(), set()
+        self.imports, self.defs, self.names = {}, {}, set()
+        self.elsewhere, self.globals, self.fields = set(), set(), True
         if args is not None:
             self.names |= {a.arg for a in _arguments(args)}
         for node in body:
@@ -171,9 +172,12 @@ class _Scope:
         while todo:
             n = todo.pop()
             if isinstance(n, ast.Import | ast.ImportFrom):
-                self.imports |= _targets(package, n)
+                found = _targets(package, n)
+                self.names |= {k for k, path in found.items() if self.imports.get(k, path) != path}  # bound twice
+                self.imports |= found
             elif isinstance(n, ast.Global | ast.Nonlocal):
                 self.elsewhere |= {*n.names}
+                self.globals |= {*n.names} if isinstance(n, ast.Global) else set()
             else:
                 self.names |= {*_captured(n)}
                 if isinstance(n, ast.FunctionDef):
@@ -193,6 +197,12 @@ class _Scope:
         if name in self.known:
             return self.known[name]
         return name if self.kind == "class" else str(self.numbers.setdefault(name, len(self.numbers)))
+
+
+def _acts(node) -> bool:
+    "Whether an expression binds a name or changes something in place."
+    calls = (n.func.attr for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+    return any(isinstance(n, ast.NamedExpr) for n in ast.walk(node)) or bool({*calls} & _MUTATORS)
 
 
 def _arguments(args: ast.arguments) -> list:
@@ -216,9 +226,11 @@ class _Names:
         inner = True
         for depth in range(len(self.scopes) - 1, -1, -1):
             scope = self.scopes[depth]
+            if name in scope.globals:
+                return "global", name
             if scope.kind != "class" or inner:
                 if name in scope.names or name in scope.known:
-                    return "local", f"{scope.kind[0]}{len(self.scopes) - 1 - depth}:{scope.number(name)}"
+                    return "local", f"{scope.kind[:2]}{len(self.scopes) - 1 - depth}:{scope.number(name)}"
                 if name in scope.imports:
                     return "path", scope.imports[name]
             inner = inner and scope.kind == "comprehension"
@@ -294,17 +306,19 @@ class _Bodies(_Names):
             return all(n in self.scopes[-1].imports for n in _targets(self.module.package, s)) if self.scopes else True
         if isinstance(s, ast.Expr):
             parts = s.value.elts if isinstance(s.value, ast.Tuple) else [s.value]
-            return all(isinstance(p, ast.Constant) or self.checks(p) for p in parts)
+            return all(isinstance(p, ast.Constant) or (self.checks(p) and not _acts(p)) for p in parts)
         if isinstance(s, ast.Assign) and len(s.targets) == 1 and self.checks(s.value):
             same = s.value.args and ast.dump(s.value.args[0]).replace("Load", "Store") == ast.dump(s.targets[0])
             return bool(same)
         if isinstance(s, ast.If | ast.For) and any(map(self.checking, s.body)):
             head = s.test if isinstance(s, ast.If) else s.iter
-            return not self.kept(s.body + s.orelse) and not any(isinstance(n, ast.NamedExpr) for n in ast.walk(head))
+            return not self.kept(s.body + s.orelse) and not _acts(head)
         return False
 
     def checks(self, node) -> bool:
-        return isinstance(node, ast.Call) and self.from_module(node, CHECKS)
+        return (
+            isinstance(node, ast.Call) and self.from_module(node, CHECKS) and _chain(node.func)[-1].startswith("check")
+        )
 
     def checking(self, s) -> bool:
         return any(self.checks(n) for n in ast.walk(s))
@@ -316,6 +330,8 @@ class _Expressions(_Bodies):
     def read_Name(self, node):
         at_top = not self.scopes and not isinstance(node.ctx, ast.Load)
         self.out.append(("store", node.id)) if at_top else self.name([node.id])
+        if self.look(node.id)[1].startswith("cl0:") and isinstance(node.ctx, ast.Load):
+            self.out.append(("ref", "", node.id, ()))  # before the class binds it, the name is the global one
 
     def read_Attribute(self, node):
         if chain := _chain(node):
@@ -339,12 +355,8 @@ class _Expressions(_Bodies):
         if self.checks(node) and node.args:
             return self.read(node.args[0])
         path = self.path(node.func)
-        if path in ("importlib.import_module", "builtins.__import__") or _chain(node.func) in (
-            ["eval"],
-            ["exec"],
-            ["globals"],
-        ):
-            self.dynamic(node)
+        if path == "importlib.import_module" or _chain(node.func) in (["__import__"], ["eval"], ["exec"], ["globals"]):
+            self.dynamic(node, by_name=_chain(node.func)[-1:] not in (["eval"], ["exec"], ["globals"]))
         if _chain(node.func) == ["getattr"] and len(node.args) > 1 and self.path(node.args[0]):
             return self.attribute_by_name(node)
         self.out.append("(Call")
@@ -375,15 +387,18 @@ class _Lookups(_Expressions):
         what = node.args[1]
         if isinstance(what, ast.Constant) and isinstance(what.value, str):
             self.out.append(self.reference([*_chain(node.args[0]), what.value]))
+            self.read(node.args[2:])
         else:
             self.dynamic(node, self.path(node.args[0]))
             self.fields(node)
 
-    def dynamic(self, node, path=""):
+    def dynamic(self, node, path="", by_name=False):
         "Keep note of a place where what is reached is decided as it runs; a constant name is followed."
         first = node.args[0] if node.args else None
-        if not path and isinstance(first, ast.Constant) and str(first.value).replace(".", "").isidentifier():
-            self.out.append(("ref", first.value, "", ()))
+        text = first.value if isinstance(first, ast.Constant) and isinstance(first.value, str) else ""
+        if by_name and text.replace(".", "").isidentifier():
+            package = ".".join(self.module.package.split(".")[: 1 - (len(text) - len(text.lstrip("."))) or None])
+            self.out.append(("ref", f"{package}.{text.lstrip('.')}" if text.startswith(".") else text, "", ()))
         else:
             self.lost.append((node.lineno, ast.unparse(node), path))
 
@@ -399,7 +414,7 @@ class _Lookups(_Expressions):
                 self.annotation(child)
 
     def read_AnnAssign(self, node):
-        if self.scopes and self.scopes[-1].kind == "class":
+        if self.scopes and self.scopes[-1].kind == "class" and self.scopes[-1].fields:
             return self.fields(node)
         self.annotation(node.annotation)
         if node.value is not None:  # as an assignment without the annotation
@@ -423,7 +438,7 @@ class _Definitions(_Lookups):
         self.out.append(f"({type(node).__name__} {named}")
         ours = [d for d in node.decorator_list if not self.from_module(d, CHECKS + BOOKKEEPING)]
         self.read(ours)
-        self.read([*node.args.defaults, *[d or ast.Constant(None) for d in node.args.kw_defaults]])
+        self.read([*node.args.defaults, *[d or ast.Constant("required") for d in node.args.kw_defaults]])
         self.annotation(node.returns)
         self.scopes.append(_Scope(self.module.package, "function", node.args, node.body))
         self.signature(node.args)
@@ -435,7 +450,7 @@ class _Definitions(_Lookups):
 
     def read_Lambda(self, node):
         self.out.append("(Lambda")
-        self.read([*node.args.defaults, *[d or ast.Constant(None) for d in node.args.kw_defaults]])
+        self.read([*node.args.defaults, *[d or ast.Constant("required") for d in node.args.kw_defaults]])
         self.scopes.append(_Scope(self.module.package, "function", node.args, [node.body]))
         self.signature(node.args)
         self.read(node.body)
@@ -449,6 +464,8 @@ class _Definitions(_Lookups):
         self.read([d for d in node.decorator_list if not self.from_module(d, CHECKS + BOOKKEEPING)])
         self.read(node.bases + node.keywords)
         self.scopes.append(_Scope(self.module.package, "class", None, node.body))
+        bases = {c[-1] for c in map(_chain, node.bases) if c}
+        self.scopes[-1].fields = bool(node.decorator_list or bases & {"NamedTuple", "TypedDict", "BaseModel", "Struct"})
         self.read(self.kept(node.body))
         self.scopes.pop()
         self.out.append(")")
@@ -464,7 +481,7 @@ class _Reader(_Definitions):
         scope.names = {n for g in node.generators for t in ast.walk(g.target) for n in _captured(t)}
         self.scopes.append(scope)
         for i, g in enumerate(node.generators):
-            self.read([g.target, *([g.iter] if i else []), *g.ifs])
+            self.read([g.target, *([g.iter] if i else []), *g.ifs, ast.Constant(g.is_async)])
         self.read([node.key, node.value] if isinstance(node, ast.DictComp) else node.elt)
         self.scopes.pop()
         self.out.append(")")
@@ -506,24 +523,51 @@ class _Unit:
     @property
     def plain(self) -> bool:
         "Whether it gives its name a new meaning, whatever came before."
-        if self.under or isinstance(self.node, ast.For | ast.While | ast.AugAssign):
+        simple = (
+            ast.FunctionDef
+            | ast.AsyncFunctionDef
+            | ast.ClassDef
+            | ast.Assign
+            | ast.AnnAssign
+            | ast.Import
+            | ast.ImportFrom
+        )
+        if self.under or not isinstance(self.node, simple):
             return False
         inside = [n for n in ast.walk(self.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
         recursion = isinstance(self.node, ast.FunctionDef) and not self.node.decorator_list
         return recursion or not {n.id for n in inside} & {*self.binds}
 
-
+# %% ../nbs/evidence/00_digest.ipynb #d19f0001
 def _is_main(test) -> bool:
-    return isinstance(test, ast.Compare) and _chain(test.left) == ["__name__"]
+    return isinstance(test, ast.Compare) and ["__name__"] in map(_chain, [test.left, *test.comparators])
+
+
+def _bound(s) -> dict:
+    "Names that a statement, or an expression of one, binds at the top level."
+    inner = [c for c in _here(s) if isinstance(c, _COMPREHENSIONS)]
+    aside = {id(t) for c in inner for g in c.generators for t in ast.walk(g.target)}
+    kept = (n for n in _here(s) if id(n) not in aside and not isinstance(getattr(n, "ctx", None), ast.Del))
+    return dict.fromkeys([s.name] if isinstance(s, ast.ClassDef) else [name for n in kept for name in _captured(n)])
+
+# %% ../nbs/evidence/00_digest.ipynb #d19f0003
+def _heads(s, under: tuple) -> Iterable:
+    "What the head of a compound statement binds: `with ... as x`, `if (x := ...)`."
+    parts = [s.test] if isinstance(s, ast.If) else s.items if isinstance(s, ast.With) else []
+    for part in parts:
+        if names := _bound(part):
+            value = part.context_expr if isinstance(part, ast.withitem) else part
+            yield _Unit(ast.copy_location(ast.Expr(value), value), under, names)
 
 
 def _units(package: str, body: list, under=()) -> Iterable:
     for s in body:
+        yield from _heads(s, under)
         if isinstance(s, ast.If):
             if not _is_main(s.test):
                 yield from _units(package, s.body, (*under, s.test))
             yield from _units(package, s.orelse, (*under, ast.UnaryOp(ast.Not(), s.test)))
-        elif isinstance(s, ast.Try | ast.With):
+        elif isinstance(s, ast.Try | ast.With | getattr(ast, "TryStar", ast.Try)):
             parts = [getattr(s, k, []) for k in ("body", "orelse", "finalbody")]
             what = [i.context_expr for i in s.items] if isinstance(s, ast.With) else [ast.Constant("try")]
             for part in parts:
@@ -533,8 +577,7 @@ def _units(package: str, body: list, under=()) -> Iterable:
         elif isinstance(s, ast.Import | ast.ImportFrom):
             yield _Unit(s, under, _targets(package, s))
         else:
-            bound = [n for node in _here(s) for n in _captured(node)] if not isinstance(s, ast.ClassDef) else [s.name]
-            yield _Unit(s, under, dict.fromkeys(bound))
+            yield _Unit(s, under, _bound(s))
 
 # %% ../nbs/evidence/00_digest.ipynb #d1900027
 class _Module:
@@ -544,7 +587,7 @@ class _Module:
         self.name, self.text, self.notebook = name, text, notebook
         self.package = name if package else name.rpartition(".")[0]
         self.units = [*_units(self.package, ast.parse(text).body)]
-        self.bindings, self.stars, self.loose = {}, [], []
+        self.bindings, self.stars, self.loose, self.used = {}, [], [], set()
         for unit in self.units:
             self._sort(unit)
 
@@ -553,7 +596,10 @@ class _Module:
             self.stars.append(unit.binds["*"])
         for name in unit.binds:
             earlier = self.bindings.setdefault(name, [])
-            earlier[:] = [unit] if unit.plain else [*earlier, unit]
+            anew = unit.plain and (self.notebook or not (name in self.used or getattr(unit.node, "decorator_list", [])))
+            earlier[:] = [unit] if anew else [*earlier, unit]
+        loads = (n for n in _here(unit.node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load))
+        self.used |= {n.id for n in loads}
         constant = isinstance(unit.node, ast.Expr) and isinstance(unit.node.value, ast.Constant)
         if not unit.binds and not constant:
             self.loose.append(unit)
@@ -593,9 +639,10 @@ def _changed(nodes: Iterable, statement: bool = False) -> set:
     found = set()
     for n in nodes:
         if isinstance(n, ast.Subscript | ast.Attribute) and not isinstance(n.ctx, ast.Load):
-            while isinstance(n, ast.Subscript | ast.Attribute):
+            while isinstance(n, ast.Subscript | ast.Attribute) and not _chain(n):
                 n = n.value
-            found |= {(n.id,)} if isinstance(n, ast.Name) else set()
+            chain = _chain(n)
+            found |= {tuple(chain[:i]) for i in range(1, len(chain) + 1)}
         elif isinstance(n, ast.Call):
             base = n.func
             method = base.attr if isinstance(base, ast.Attribute) else ""
@@ -678,7 +725,9 @@ class _Meanings(_Modules):
         while rest:
             if name in CHECKS + BOOKKEEPING:
                 return "text", "aside", ()
-            if rest[0] not in self.module(name).bindings and self.module(f"{name}.{rest[0]}") is not None:
+            if (rest[0] not in self.module(name).bindings or len(rest) > 1) and self.module(
+                f"{name}.{rest[0]}"
+            ) is not None:
                 name, rest = f"{name}.{rest[0]}", rest[1:]
             else:
                 return self.meant(name, rest[0], tuple(rest[1:]), seen)
@@ -693,7 +742,7 @@ class _Meanings(_Modules):
             return self.resolve(path, chain, (*seen, (module, name)))
         if name in m.bindings:
             return "node", (module, name), chain
-        for star in m.stars:
+        for star in reversed(m.stars):
             there = self.module(star) if star not in CHECKS + BOOKKEEPING else None
             if there is not None and (not name.startswith("_")):
                 found = self.meant(star, name, chain, (*seen, (module, name)))
@@ -752,6 +801,7 @@ class _Changes(_Doors):
                 found.add(self.referred(m, chain[:-1]))
             nodes += [ast.Call(func=call, args=[], keywords=[])] if _chain(call) else []
             found |= {self.variable(m, c) for c in map(_chain, getattr(d, "args", [])) if c}
+        nodes += [ast.Call(func=base, args=[], keywords=[]) for base in getattr(unit.node, "bases", [])]
         for call in (n for n in nodes if isinstance(n, ast.Call) and _chain(n.func)):
             kind, key, rest = self.meant(m.name, _chain(call.func)[0], tuple(_chain(call.func)[1:]))
             found |= self.effects(key) if kind == "node" and not rest else set()
@@ -772,27 +822,50 @@ class _Effects(_Changes):
         return self.module(key[0]).bindings.get(key[1], [])
 
     def effects(self, key) -> set:
-        "The nodes that calling a function changes, through what it calls."
+        "The nodes that calling a function, or making an object of a class, changes, through what it calls."
+        seen, todo, found = {key}, [key], set()
+        while todo:
+            changed, called = self.direct(todo.pop())
+            found |= changed
+            todo += called - seen
+            seen |= called
+        return found - {None, key}
+
+    def direct(self, key) -> tuple:
+        "What a function changes itself, and what it calls."
         if key in self.effects_of:
             return self.effects_of[key]
-        self.effects_of[key], found, m = set(), set(), self.module(key[0])
-        for fn in (u.node for u in self.units(key) if isinstance(u.node, ast.FunctionDef)):
+        found, called, m = set(), set(), self.module(key[0])
+        for fn in (u.node for u in self.units(key) if isinstance(u.node, ast.FunctionDef | ast.ClassDef)):
             nodes = [*ast.walk(fn)]
             away = {n for g in nodes if isinstance(g, ast.Global) for n in g.names}
-            local = {n for node in nodes for n in _captured(node)} | {a.arg for a in nodes if isinstance(a, ast.arg)}
-            local -= away
-            found |= {(m.name, n) for n in away & {n for node in nodes for n in _captured(node)}}
+            bound = {n for node in nodes for n in _captured(node)}
+            local = (bound | {a.arg for a in nodes if isinstance(a, ast.arg)}) - away
+            found |= {(m.name, n) for n in away & bound}
             found |= {self.referred(m, c) for c in _changed(nodes) if c[0] not in local}
-            for call in nodes:
-                chain = _chain(call.func) if isinstance(call, ast.Call) else []
-                if chain and chain[0] not in local:
-                    kind, k, rest = self.meant(m.name, chain[0], tuple(chain[1:]))
-                    found |= self.effects(k) if kind == "node" and not rest else set()
-        self.effects_of[key] = found - {None, key}
-        return self.effects_of[key]
+            chains = [_chain(n.func) for n in nodes if isinstance(n, ast.Call)] + list(
+                map(_chain, getattr(fn, "bases", []))
+            )
+            for chain in (c for c in chains if c and c[0] not in local):
+                kind, k, rest = self.meant(m.name, chain[0], tuple(chain[1:]))
+                called |= {k} if kind == "node" and not rest else set()
+        self.effects_of[key] = found, called
+        return found, called
+
+# %% ../nbs/evidence/00_digest.ipynb #d19f0004
+class _Loose(_Effects):
+    "Finds statements that act on something outside the package."
+
+    def free(self, m: _Module) -> list:
+        "Statements of the top level that call something outside and change no name of the package."
+        if m.notebook:
+            return []
+        calls = [u for u in m.loose if any(isinstance(n, ast.Call | ast.Attribute) for n in _here(u.node))]
+        aside = lambda u: isinstance(u.node, ast.Expr) and _Reader(m).idle(u.node)
+        return [u for u in calls if not self.changes(m, u) and not aside(u)]
 
 # %% ../nbs/evidence/00_digest.ipynb #d1900034
-class _Links(_Effects):
+class _Links(_Loose):
     "Puts keys of other nodes in the place of references."
 
     def links(self, key) -> tuple:
@@ -807,6 +880,11 @@ class _Links(_Effects):
                     soft |= self.classes(m, token)
             if len(key) == 2 and key[1] not in ("*", "<module>") and self.free(self.module(key[0])):
                 soft.add((key[0], "<module>"))
+            parents = key[0].split(".")
+            names = [".".join(parents[:i]) for i in range(1, len(parents))]
+            soft |= {
+                (n, "<module>") for n in names if key[1] != "<module>" and self.module(n) and self.free(self.module(n))
+            }
             self.linked[key] = out, soft - {key}
         return self.linked[key]
 
@@ -816,7 +894,9 @@ class _Links(_Effects):
         if len(key) == 3:
             return self.entry_parts(key, soft)
         if key[1] == "*":
-            soft |= {(m.name, n) for n in m.bindings if not m.imported(n) and not n.startswith("__")}
+            found = [self.meant(m.name, n) for n in m.bindings if not n.startswith("__")]
+            soft |= {key for kind, key, _ in found if kind == "node"}
+            soft |= {(star, "*") for star in m.stars if self.module(star) is not None}
             return []
         if key[1] == "<module>":
             return [(m, u, None) for u in self.free(m)]
@@ -834,14 +914,6 @@ class _Links(_Effects):
             else:
                 soft.add((there.name, there.units.index(unit)))
         return sorted(mine, key=lambda p: p[1].node.lineno)
-
-    def free(self, m: _Module) -> list:
-        "Statements of the top level that call something outside and change no name of the package."
-        if m.notebook:
-            return []
-        calls = [u for u in m.loose if any(isinstance(n, ast.Call | ast.Attribute) for n in _here(u.node))]
-        aside = lambda u: isinstance(u.node, ast.Expr) and _Reader(m).idle(u.node)
-        return [u for u in calls if not self.changes(m, u) and not aside(u)]
 
 # %% ../nbs/evidence/00_digest.ipynb #d1900035
 class _Linked(_Links):
@@ -917,9 +989,15 @@ class _Entries(_Linked):
                 ):
                     soft.add((there.name, node.name))
                     found.append(None)
-            elif isinstance(node, ast.Assign) and isinstance(slot := node.targets[0], ast.Subscript):
-                at = slot.slice.value if isinstance(slot.slice, ast.Constant) else None
-                (found if at == entry else rest if at is None else []).append((there, unit, node.value))
+            elif isinstance(node, ast.Assign) and any(isinstance(t, ast.Subscript) for t in node.targets):
+                slots = [t for t in node.targets if isinstance(t, ast.Subscript)]
+                exact = all(isinstance(t.slice, ast.Constant) and _chain(t.value) for t in slots) and not _acts(
+                    node.value
+                )
+                at = [str(getattr(t.slice, "value", "")) for t in slots]
+                (found if exact and entry in at else [] if exact else rest).append(
+                    (there, unit, node.value if exact else node)
+                )
             elif isinstance(node, ast.Expr | ast.AugAssign) and _adds(node.value):
                 parts = _literal(node.value, entry)
                 found += [(there, unit, v) for v in parts[0]]
@@ -939,7 +1017,7 @@ def _literal(node, entry: str) -> tuple:
     if isinstance(node, ast.Dict):
         for k, v in zip(node.keys, node.values):
             known = isinstance(k, ast.Constant)
-            (held if known and k.value == entry else [] if known else other).append(v)
+            (held if known and str(k.value) == entry else [] if known else other).append(v)
     elif isinstance(node, ast.Call):
         for k in node.keywords:
             (held if k.arg == entry else other if k.arg is None else []).append(k.value)
@@ -979,9 +1057,9 @@ def _table_name(m: _Module, unit: _Unit) -> str:
         return ""
     return str(call.args[0].value) if _Reader(m).path(call.func).endswith("digest.Table") else ""
 
-# %% ../nbs/evidence/00_digest.ipynb #d190003c
-class Code(_Entries):
-    "All that a set of modules defines, what each definition reaches, and the digests of both."
+# %% ../nbs/evidence/00_digest.ipynb #d19f0006
+class _Reached(_Entries):
+    "Walks along the links."
 
     def reached(self, key) -> set:
         "Every node that a node is made of, itself included."
@@ -993,14 +1071,43 @@ class Code(_Entries):
             found |= new
         return found
 
+    def own(self, key) -> str:
+        "The digest of what a definition says itself, with what it reaches by name only."
+        out, soft = self.links(key)
+        return _hash(*[_spelled(t) if isinstance(t, tuple) else t for t in out], *sorted(map(_spelled, soft)))
+
+    def unfollowed(self, keys: Iterable) -> list:
+        "Places in these nodes where what is reached is decided as the code runs."
+        found = set()
+        for key in keys:
+            for m, unit, part in self.parts(key, [], set()):
+                for line, text, path in m.read(unit, part)[2]:
+                    if not path or self.resolve(path)[0] == "module":  # not an attribute of some other thing
+                        found.add(f"{m.name}:{line}: {text}")
+        return sorted(found)
+
+# %% ../nbs/evidence/00_digest.ipynb #d190003c
+class Code(_Reached):
+    "All that a set of modules defines, what each definition reaches, and the digests of both."
+
     def digest(self, key) -> str:
         "The digest of a node: 16 hexadecimal digits."
         if key not in self.digests:
+            self.settle(key)
             for group in _groups(
                 key, lambda k: {t for t in self.links(k)[0] if isinstance(t, tuple)} | self.links(k)[1], self.digests
             ):
                 self.close(group)
         return self.digests[key]
+
+    def settle(self, key):
+        "Read all packages that a node reaches before any digest is taken: each may change what another one stands for."
+        tops = None
+        while tops != self.tops:
+            if tops is not None:
+                self.linked.clear(), self.digests.clear()
+            tops = {*self.tops}
+            self.reached(key)
 
     def close(self, group: list):
         "Digests of nodes that all reach one another, the same wherever one starts."
@@ -1020,21 +1127,6 @@ class Code(_Entries):
         seen = lambda k: f"<{inside[k] if k in inside else self.digests[k]}>"
         texts = [seen(t) if isinstance(t, tuple) else t for t in out]
         return _hash(*texts, "|", *sorted(map(seen, soft)))
-
-    def own(self, key) -> str:
-        "The digest of what a definition says itself, with what it reaches by name only."
-        out, soft = self.links(key)
-        return _hash(*[_spelled(t) if isinstance(t, tuple) else t for t in out], *sorted(map(_spelled, soft)))
-
-    def unfollowed(self, keys: Iterable) -> list:
-        "Places in these nodes where what is reached is decided as the code runs."
-        found = set()
-        for key in keys:
-            for m, unit, part in self.parts(key, [], set()):
-                for line, text, path in m.read(unit, part)[2]:
-                    if not path or self.resolve(path)[0] == "module":  # not an attribute of some other thing
-                        found.add(f"{m.name}:{line}: {text}")
-        return sorted(found)
 
 # %% ../nbs/evidence/00_digest.ipynb #d190003d
 def _spelled(key: tuple) -> str:
@@ -1234,16 +1326,35 @@ def _node_of(fn: types.FunctionType):
     first = fn.__code__.co_firstlineno
     spots = {(p[0], p[2]) for p in fn.__code__.co_positions() if p[0] and p[2]}
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == fn.__name__:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == fn.__code__.co_name:
             if first in (node.lineno, *(d.lineno for d in node.decorator_list)):
                 return node
-        elif isinstance(node, ast.Lambda) and fn.__name__ == "<lambda>" and node.lineno == first:
+        elif isinstance(node, ast.Lambda) and fn.__code__.co_name == "<lambda>" and node.lineno == first:
             if (node.body.lineno, node.body.col_offset) in spots or not spots:
                 return node
     return None
 
+# %% ../nbs/evidence/00_digest.ipynb #d19f0008
+class _Wrappers:
+    "Tells what was made as the program ran."
+
+    def made_here(self, fn) -> bool:
+        "Whether a wrapper was made as the program ran, so that no module's text shows it under the name of what it wraps."
+        if (
+            not isinstance(fn, types.FunctionType)
+            or "<locals>" not in fn.__code__.co_qualname
+            or not hasattr(fn, "__wrapped__")
+        ):
+            return False
+        if fn.__globals__.get("__name__") in CHECKS + BOOKKEEPING:
+            return False
+        place = sys.modules.get(fn.__module__)
+        for name in fn.__qualname__.split("."):
+            place = getattr(place, name, None)
+        return place is not fn
+
 # %% ../nbs/evidence/00_digest.ipynb #d190004e
-class _Functions:
+class _Functions(_Wrappers):
     "Digests of things as they are in this process: closures, lambdas, partials, bound methods."
 
     value: Callable
@@ -1254,7 +1365,9 @@ class _Functions:
         self.code, self.keys, self.open, self.lost = code, set(), [], []
 
     def thing(self, value) -> str:
-        value = _unwrapped(value)
+        if isinstance(value, types.MethodType) and not isinstance(value.__self__, type):
+            return _hash(self.thing(value.__func__), self.value(value.__self__))
+        value = value if self.made_here(value) else _unwrapped(value)
         if any(value is o for o in self.open):
             return "self"
         self.open.append(value)
@@ -1264,6 +1377,8 @@ class _Functions:
             self.open.pop()
 
     def function(self, fn) -> str:
+        if self.made_here(fn):
+            return self.local(fn)
         if isinstance(fn, functools.partial):
             return _hash("partial", self.thing(fn.func), self.value(fn.args), self.value(fn.keywords))
         named = hasattr(fn, "__qualname__")
@@ -1282,8 +1397,7 @@ class _Functions:
 
     def local(self, fn: types.FunctionType) -> str:
         "A function made inside another one, or a lambda."
-        held = zip(fn.__code__.co_freevars, fn.__closure__ or ())
-        known = {n: self.cell(c) for n, c in held}
+        known = {n: self.cell(c) for n, c in zip(fn.__code__.co_freevars, fn.__closure__ or ())}
         preset = [self.value(fn.__defaults__), self.value(fn.__kwdefaults__)]
         node = _node_of(fn)
         if node is None:
@@ -1333,12 +1447,15 @@ class _Live(_Functions):
             return self.thing(value)
         if any(value is o for o in self.open):
             return "self"
-        if hasattr(value, "tobytes") or hasattr(value, "numpy"):
-            array = value if hasattr(value, "tobytes") else value.detach().cpu().numpy()
-            return _hash(str(array.dtype), str(array.shape), array.tobytes().hex())
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            array = value if hasattr(value, "tobytes") else value.detach().cpu().double().numpy()
+            return _hash(str(value.dtype), str(array.shape), array.tobytes().hex())
+        if not getattr(value, "__dict__", None) and " at 0x" not in repr(value):
+            return _hash(type(value).__qualname__, repr(value))
         self.open.append(value)
         try:
-            return _hash(self.function(type(value)), self.value(getattr(value, "__dict__", {})))
+            slots = {n: getattr(value, n) for n in getattr(type(value), "__slots__", ()) if hasattr(value, n)}
+            return _hash(self.function(type(value)), self.value({**slots, **getattr(value, "__dict__", {})}))
         finally:
             self.open.pop()
 

@@ -25,7 +25,7 @@ import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import check_choice
+from .checks import check_choice, check_int
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
@@ -69,6 +69,7 @@ def _as_confirmations(told: typing.Any) -> dict:
     told = typing.cast(dict, {**_no_confirmations(), **told})
     texts = [c[k] for c in told["confirmed"] for k in ("from", "to", "why")]
     dicts = [u[k] for u in told["uses"] for k in ("where", "uses")]
+    texts += [x for u in told["uses"] for e, d in u["uses"].items() for x in (d, e.split("/", 1)[1])]
     dicts += [told["definitions"], *told["definitions"].values()]
     if not all(isinstance(t, str) for t in texts) or not all(isinstance(d, dict) for d in dicts):
         raise TypeError("it must hold pairs of digests under `confirmed`, dicts under `uses` and `definitions`")
@@ -458,8 +459,11 @@ def _keys_of(store: Store) -> tuple:
         for path in (store.runs / name).glob("*.parquet"):
             if _attempt(path):
                 files[path.name.split(".")[0]].append(path)
-        if store.table_path(name).exists():
-            tables[store.table_path(name)] = {*_listed(_read_table(store.table_path(name))["key"])}
+        path = store.table_path(name)
+        try:
+            tables |= {path: {*_listed(_read_table(path)["key"])}} if path.exists() else {}
+        except (OSError, KeyError, pa.ArrowException) as e:
+            warnings.warn(f"{path} is damaged and was left alone: {e}", stacklevel=2)
     return files, tables
 
 
@@ -537,6 +541,9 @@ def records(
     exp, store = _experiment(which), store or Store()
     if profile is not None:
         check_choice(profile, (*PROFILES, "custom"), "profile")
+    if version is not None:
+        check_int(version, "version", low=1)
+    check_choice(stale, (True, False), "stale")
     chosen = _chosen(exp, store, version, profile, where)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]

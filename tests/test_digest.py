@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -304,6 +305,65 @@ def test_what_cannot_be_followed_is_listed():
     assert len(found) == 3 and all(place.startswith("p.main:") for place in found)
 
 
+FURTHER = {
+    "an import bound twice": dict(
+        main="def f():\n    try:\n        from .s import g\n    except ImportError:\n        from .k import g\n    return g()",
+        s="def g(): return 0",
+    ),
+    "two definitions called _": dict(
+        main="from functools import singledispatch\nfrom .k import g\n@singledispatch\ndef h(x): return 0\n@h.register(int)\ndef _(x): return g()\n@h.register(str)\ndef _(x): return 3\ndef f(): return h(1)"
+    ),
+    "a function with the name of its module": dict(
+        p="from .train import train",
+        train="from .k import g\ndef train(): return 0\ndef other(): return g()",
+        main="from .train import other\ndef f(): return other()",
+    ),
+    "the default of getattr": dict(main="import torch\nfrom .k import g\ndef f(): return getattr(torch, 'x', g)()"),
+    "the earlier meaning of a name": dict(
+        main="from .k import g\ndef h(): return g()\nold = h\ndef h(): return old() + 1\ndef f(): return h()"
+    ),
+    "a class attribute of the same name": dict(
+        main="from .k import g\ndef go(): return g()\nclass C: go = staticmethod(go)\ndef f(): return C.go()"
+    ),
+    "a comprehension of the same name": dict(
+        main="from .k import g\nh = g\nT = [0 for h in range(3)]\ndef f(): return h()"
+    ),
+    "with as": dict(main="from .k import g\nfrom x import ctx\nwith ctx(g) as h: pass\ndef f(): return h()"),
+    "a walrus in a test": dict(main="from .k import g\nif (h := g): pass\ndef f(): return h()"),
+    "a match that binds": dict(
+        main="import sys\nfrom .k import g\nh = g\nmatch sys.platform:\n    case 'zz': h = None\ndef f(): return h()"
+    ),
+    "the last star": dict(s="def g(): return 7", main="from .s import *\nfrom .k import *\ndef f(): return g()"),
+    "a module that hands on": dict(
+        j="from .k import g", main="from . import j\ndef call(m): return m.g()\ndef f(): return call(j)"
+    ),
+    "a table of another module": dict(
+        t="T={}", main="from .t import T\ndef f(): return T['x']()", b="from . import t\nfrom .k import g\nt.T['x'] = g"
+    ),
+    "a hook for subclasses": dict(
+        main="from .k import g\nREG=[]\nclass Base:\n    def __init_subclass__(cls):\n        REG.append(cls)\nclass A(Base):\n    def go(self): return g()\ndef f(): return REG[0]().go()"
+    ),
+    "a relative import by text": dict(
+        main="import importlib\ndef f(): return importlib.import_module('.k', __package__).g()"
+    ),
+    "what the package does at import": dict(
+        p="import torch\nfrom .k import g\ntorch.manual_seed(g())", main="def f(): return 1"
+    ),
+    "registering in a circle": dict(
+        t="T = {}\ndef a(x, n=0):\n    T['x'] = x\n    n and b(x, n-1)\ndef b(x, n=0):\n    n and a(x, n-1)",
+        aa="from .t import a\na(None)",
+        bb="from .t import b\nfrom .k import g\nb(g, 1)",
+        main="from .t import T\ndef f(): return T['x']()",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", FURTHER)
+def test_further_ways_of_reaching(way):
+    files = {"p.k": K, **{name if name == "p" else f"p.{name}": text for name, text in FURTHER[way].items()}}
+    assert digest_of(files) != digest_of({**files, "p.k": K.replace("return 1", "return 2")})
+
+
 def test_imports_in_a_circle_end():
     files = {"p.a": "from .b import g\ndef f(): return g()", "p.b": "from .a import g\nfrom .k import *", "p.k": K}
     assert len(digest_of(files, "p.a.f")) == 16
@@ -338,6 +398,31 @@ def test_closures_lambdas_partials_and_cached_functions():
     assert code_digest(Table) == code_digest(Table) and len(code_digest(len)) == 16
     with pytest.raises(TypeError, match="`function` must be"):
         code_digest("sleep")
+
+
+class Scaled:
+    def __init__(self, by):
+        self.by = by
+
+    def go(self, x):
+        return self.by * x
+
+
+def times(n):
+    def decorate(fn):
+        @functools.wraps(fn)
+        def call():
+            return n * fn()
+
+        return call
+
+    return decorate
+
+
+def test_what_a_function_holds_on_to_counts():
+    assert code_digest(Scaled(1).go) == code_digest(Scaled(1).go) != code_digest(Scaled(2).go)
+    assert len({code_digest(made(v)) for v in (range(3), range(5), Path("a"), Path("b"))}) == 4
+    assert len({code_digest(f) for f in (times(2)(made), times(3)(made), made)}) == 3
 
 
 SCRIPT = """
