@@ -1,4 +1,4 @@
-"What one test registers, the next one does not see: files share a process, in an order that changes from run to run."
+"What one file of tests registers, the next one does not see: they share a process, in an order that changes from run to run."
 
 import pytest
 
@@ -10,7 +10,7 @@ def of_the_package(thing):
     return getattr(thing, "check", thing).__module__.startswith("robustlit.")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def registries_as_before():
     tables = (experiments._registry, claims._claims)
     before = [dict(table) for table in tables]

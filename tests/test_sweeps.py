@@ -120,7 +120,7 @@ def test_grids():
         (["run", "audit"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
         (["run", "gradiants"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
         (["run", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
-        (["pack", "forgeting"], "did you mean 'metaplasticity/forgetting'"),
+        (["pack", "forgeting"], "'metaplasticity/forgetting'"),
     ],
 )
 def test_nonsense_is_refused_before_anything_runs(words, complaint, tiny, store, capsys):
