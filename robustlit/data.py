@@ -30,8 +30,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checks import check_choice, check_int, check_labels, check_number
+from .checks import check_bytes, check_choice, check_int, check_labels, check_number
 from .digest import Table
+from .files import write_atomically
 
 # %% ../nbs/learning/10_data.ipynb #923a40a4
 def _moments(x):
@@ -46,15 +47,6 @@ def _moments(x):
     mean = total / (len(x) * x[0, 0].numel())
     std = (square / (len(x) * x[0, 0].numel()) - mean**2).clamp(min=0).sqrt()
     return tuple((mean / 255).tolist()), tuple(s / 255 if s > 1e-3 else 1.0 for s in std.tolist())
-
-
-def _check_bytes(x, name):
-    "`x` if it is a uint8 batch (n, c, h, w)."
-    if not isinstance(x, Tensor) or x.dtype != torch.uint8:
-        raise TypeError(f"`{name}` must be a uint8 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
-    if x.ndim != 4:
-        raise ValueError(f"`{name}` must have shape (n, channels, height, width), got {tuple(x.shape)}")
-    return x
 
 # %% ../nbs/learning/10_data.ipynb #22fc7942
 @dataclass(repr=False, eq=False)
@@ -76,7 +68,7 @@ class Dataset:
         self.classes = tuple(map(str, self.classes))
         for part in ("train", "valid", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if _check_bytes(x, f"x_{part}").shape[1:] != self.shape:
+            if check_bytes(x, f"x_{part}").shape[1:] != self.shape:
                 raise ValueError(f"`x_{part}` must hold images of {self.shape}, as `x_train`, got {tuple(x.shape[1:])}")
             check_labels(y, len(x), self.n_classes, f"y_{part}")
         if self.mean is None or self.std is None:
@@ -187,7 +179,7 @@ class Batches:
         augment: Callable | None = None,  # From a float batch to a float batch, before the permutation
         drop_last: bool = False,  # Leave out a last batch that is not full
     ):
-        self.x, self.y = _check_bytes(x, "x"), check_labels(y, len(x))
+        self.x, self.y = check_bytes(x, "x"), check_labels(y, len(x))
         self.batch_size = check_int(batch_size, "batch_size", 1)
         self.shuffle, self.generator, self.augment, self.drop_last = shuffle, generator, augment, drop_last
         if y.device != x.device:
@@ -291,17 +283,9 @@ def _read_cache(path):
 
 def _write_cache(path, arrays):
     "Write `arrays` to `path` at once: another process sees either nothing or all of it."
-    for left in path.parent.glob(f".{path.stem}-*.tmp"):
+    for left in path.parent.glob(f".{path.stem}.*.tmp"):
         left.unlink()
-    handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            np.savez(f, **arrays)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-    finally:
-        Path(tmp).unlink(missing_ok=True)
+    write_atomically(path, lambda f: np.savez(f, **arrays))
 
 # %% ../nbs/learning/10_data.ipynb #bd564881
 def _build_cache(path, build):

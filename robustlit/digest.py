@@ -95,7 +95,7 @@ class Table(MutableMapping):
 CHECKS = ("robustlit.checks",)
 BOOKKEEPING = tuple(
     f"robustlit.{m}"
-    for m in "records experiments store provenance claims plots sweeps command execution digest report".split()
+    for m in "records experiments store files provenance claims plots sweeps command execution digest report".split()
 )
 
 
@@ -673,10 +673,9 @@ class _Modules:
         self,
         find: Callable,  # From a module's full name to (text, whether it is a package), or None for what is not followed
         listing: Callable = lambda top: [],  # From a top-level package to the names of its modules
-        modules: dict | None = None,  # Modules that are read already, by name
     ):
         self.find, self.listing = find, listing
-        self.modules, self.linked, self.digests, self.tops = {**(modules or {})}, {}, {}, set()
+        self.modules, self.linked, self.digests, self.tops = {}, {}, {}, set()
         self.touched, self.tables, self.effects_of = {}, {}, {}
         self.waiting, self.scanning = [], False
 

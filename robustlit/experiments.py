@@ -10,7 +10,6 @@ __all__ = ['PROFILES', 'SCHEMA', 'COLUMNS', 'PROVENANCE', 'ONCE', 'RESERVED', 'c
 
 # %% ../nbs/evidence/20_experiments.ipynb #d5ae9ed2
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib
@@ -29,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 
 import robustlit
-from .checks import check_choice, check_int
+from .checks import check_choice, check_int, nearest
 from .digest import remember
 
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
@@ -117,12 +116,6 @@ PROVENANCE = COLUMNS[SCHEMA]
 ONCE = ("uses", "definitions")  # long texts, which stand in a record's first row only
 RESERVED = {*PROVENANCE, "profile", "stale"}
 
-
-def _nearest(name: str, known) -> str:
-    near = difflib.get_close_matches(str(name), list(map(str, known)), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}Known: {', '.join(map(str, known))}"
-
 # %% ../nbs/evidence/20_experiments.ipynb #fca11046
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -150,7 +143,7 @@ class Experiment:
         "`TypeError` for the first of `names` that is no parameter."
         for n in names:
             if n not in self.parameters:
-                raise TypeError(f"{self.name} has no parameter `{n}`; {_nearest(n, self.parameters)}")
+                raise TypeError(f"{self.name} has no parameter `{n}`; {nearest(n, list(self.parameters))}")
 
     def bind(self, profile: str = "smoke", given: dict | None = None) -> dict:
         "Every parameter's canonical value: as given, else the profile's choice, else the function's default."
@@ -338,7 +331,7 @@ def find_experiment(
         raise ValueError(f"`experiment` {which!r} is one of several: say {' or '.join(map(repr, sorted(found)))}")
     renamed = [] if found or not group else [fn for fn in _all_experiments() if fn.experiment.id == which]
     if not found and not renamed:
-        raise ValueError(f"`experiment` is unknown: {which!r}; {_nearest(which, sorted(known_experiments()))}")
+        raise ValueError(f"`experiment` is unknown: {which!r}; {nearest(which, sorted(known_experiments()))}")
     return [*found.values(), *renamed][0]
 
 

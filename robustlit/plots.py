@@ -13,7 +13,6 @@ import io
 import itertools
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from matplotlib.rcsetup import cycler
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import check_choice, check_int, check_number
+from .files import write_atomically
 from .records import project_folder
 from .statistics import t_interval
 
@@ -331,16 +331,7 @@ def save_figure(
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"`name` must be a file name of letters, digits, '-', '_' and '.', got {name!r}")
     folder = Path(folder or os.environ.get("ROBUSTLIT_FIGURES") or project_folder() / "runs" / "figures").absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            fig.savefig(f, format="png", facecolor="white", metadata={"Software": None})
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(part, 0o644)
-        os.replace(part, folder / f"{name}.png")
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    write_atomically(
+        folder / f"{name}.png", lambda f: fig.savefig(f, format="png", facecolor="white", metadata={"Software": None})
+    )
     return folder / f"{name}.png"

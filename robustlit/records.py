@@ -29,8 +29,9 @@ from .checks import check_choice, check_int
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
+from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
-from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_file, _write_table
+from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
 from .store import run_record
 
 # %% ../nbs/evidence/40_records.ipynb #69cf452b
@@ -245,7 +246,7 @@ def confirm(
     if stale or rules:
         after = _with_confirmed(before, stale, rules, why)
         text = json.dumps(after, indent=1) + "\n"
-        _write_file(store.results / f"{exp.name}.confirmed.json", lambda f: f.write(text.encode()))
+        write_atomically(store.results / f"{exp.name}.confirmed.json", lambda f: f.write(text.encode()))
     now = _Today(exp, store)
     return sum(not now.stale_by(r) for r in stale)
 
@@ -301,7 +302,8 @@ def pack(
         }  # a damaged one is refused
         parts = _gathered(store, name)
         old = {p.key: p for p in parts if not p.attempt}
-        chosen = {p.key: p for p in parts if p.attempt and (smoke or p.key in old or not _is_smoke(name, p.record))}
+        newest = {p.key: p for p in parts}.values()
+        chosen = {p.key: p for p in newest if p.attempt and (smoke or p.key in old or not _is_smoke(name, p.record))}
         if not old and not chosen:
             left = f", but {len(parts)} of smoke runs, which are packed by smoke=True or --smoke" if parts else ""
             raise NothingToPack(f"{name} has no records under {store.runs} or {store.results}{left}")
@@ -393,7 +395,7 @@ def _leave(store: Store, place: str, name: str, odd: list):
     old, told = store.results / f"{place}.parquet", store.results / f"{place}.confirmed.json"
     if told.exists():
         text = json.dumps(_told(store, name), indent=1) + "\n"
-        _write_file(store.results / f"{name}.confirmed.json", lambda f: f.write(text.encode()))
+        write_atomically(store.results / f"{name}.confirmed.json", lambda f: f.write(text.encode()))
         told.unlink()
     if old.exists() and odd:
         _write_table(old, pa.concat_tables([_undictionary(t) for t in odd], promote_options="permissive"))

@@ -20,7 +20,6 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 import typing
 import warnings
@@ -37,6 +36,7 @@ import robustlit
 from .digest import code_digest, definitions, entry_digests, noting
 from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, _experiment
 from .experiments import _key, _named, _known, _renamed_to, _text, check_name
+from .files import write_atomically
 from .provenance import Meter, git_commit
 
 # %% ../nbs/evidence/30_store.ipynb #08177d5c
@@ -326,43 +326,10 @@ def read_records(
             raise NewerRecord(path, p.problem.schema)
     return [p.record for p in parts]
 
-# %% ../nbs/evidence/30_store.ipynb #5602857c
-def _write_file(
-    path: Path,  # Where to
-    write: Callable,  # Called with an open binary file
-    exclusive: bool = False,  # Leave a file alone that is already there
-) -> bool:  # Whether it was written
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
-        if not exclusive:
-            os.replace(tmp, path)
-            return True
-        return _take_place(tmp, path)
-    finally:
-        Path(tmp).unlink(missing_ok=True)
-
-
-def _take_place(tmp: str, path: Path) -> bool:
-    try:
-        os.link(tmp, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        if path.exists():
-            return False
-        os.replace(tmp, path)
-    return True
-
 # %% ../nbs/evidence/30_store.ipynb #682c0048
 def _write_table(path: Path, table: pa.Table, exclusive: bool = False, **options) -> bool:
     options = dict(compression="zstd") | options
-    return _write_file(path, lambda f: pq.write_table(table, f, **options), exclusive)
+    return write_atomically(path, lambda f: pq.write_table(table, f, **options), exclusive)
 
 
 def _write_run(path: Path, table: pa.Table) -> bool:
@@ -519,6 +486,7 @@ def _file(store: Store, record: Record, force: bool) -> Record:
     key, now = record.about["key"], _renamed_to(record.id)
     name = check_name(now.name if now else record.about["experiment"])
     earlier = [_attempt(p) for p in store.run_paths(name, key) if p.parent != store.runs / name]
+    earlier += [1 for place in store.places(name) for p in _packed(store, place) if p.key == key]
     for attempt in itertools.count(max(earlier, default=0) + 1):
         path = store.runs / name / (f"{key}.parquet" if attempt == 1 else f"{key}.{attempt}.parquet")
         if _write_run(path, record.table()):
@@ -611,7 +579,10 @@ def _gathered(store: Store, name: str, key: str = "") -> list:
         raise NewerRecord(newer[-1].path, newer[-1].problem.schema)
     if newer:
         warnings.warn(f"{len(newer)} of {name}: {newer[0].problem}; they are left out", stacklevel=3)
-    return sorted(found, key=lambda p: (p.attempt, p.record.about["started"]))
+    files = {(p.key, p.record.about["checksum"]) for p in found if p.attempt}
+    # a packed row that is none of the files here was made elsewhere: it comes after a first attempt, before a second
+    order = lambda p: p.attempt or (0 if (p.key, p.record.about["checksum"]) in files else 1.5)
+    return sorted(found, key=lambda p: (order(p), p.record.about["started"]))
 
 
 def _misplaced(part: _Part, place: str, exp: Experiment | None) -> Exception | None:

@@ -9,9 +9,7 @@ __all__ = ['set_seed', 'pick_device', 'StopFit', 'Callback', 'Learner', 'Recorde
            'set_random_state', 'Checkpoint']
 
 # %% ../nbs/learning/30_training.ipynb #2ffffde2
-import os
 import random
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, cast
@@ -25,6 +23,7 @@ from tqdm.auto import tqdm
 
 from .checks import Count, Device, Seed, at_least, checked, devices
 from .evaluation import correct, evaluate
+from .files import write_atomically
 
 # %% ../nbs/learning/30_training.ipynb #c9349ccc
 @checked
@@ -189,18 +188,7 @@ def save_atomically(
     path: str | Path,  # The file to make or replace
 ):
     "Write `state` to `path`, which at every moment is either the old file or the whole new one."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as f:
-            torch.save(state, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(path, lambda f: torch.save(state, f))
 
 
 def random_state() -> dict:

@@ -773,7 +773,7 @@ def test_a_killed_writer_leaves_no_dataset_and_no_rubbish(pets, fresh, monkeypat
             load(pets, size=8)
     assert not [p for p in fresh[0].iterdir() if p.suffix != ".lock"]
     (lock,) = fresh[0].glob("*.lock")
-    left = fresh[0] / f".{lock.stem}-abc.tmp"
+    left = fresh[0] / f".{lock.stem}.abc.tmp"
     left.write_bytes(b"from a process that was killed")
     load(pets, size=8)
     assert not left.exists() and len(list(fresh[0].glob("*.npz"))) == 1

@@ -544,15 +544,6 @@ def package():
     return {n: (f.__module__, f.__name__) for n, f in functions.items() if f.__module__.startswith("robustlit.")}
 
 
-def mutated(base, module, change):
-    "The package with one module's text changed, everything else as parsed."
-    text = change(base.modules[module].text)
-    fresh = {n: m for n, m in base.modules.items() if m is not None and n != module}
-    is_package = base.modules[module].package == module
-    find = lambda n: (text, is_package) if n == module else fresh.get(n)
-    return Code(find, lambda top: sorted(fresh | {module: None}) if top == "robustlit" else [])
-
-
 @pytest.fixture(scope="module")
 def base(package):
     return D._code()
@@ -591,7 +582,7 @@ def test_a_changed_line_changes_exactly_the_experiments_that_reach_it(package, b
             lines.insert(spot.lineno - 1, " " * spot.col_offset + "print(20261126)\n")
             return "".join(lines)
 
-        other = mutated(base, key[0], change)
+        other = D.edited(key[0], change)
         moved = {n for n, k in package.items() if other.digest(k) != base.digest(k)}
         assert moved == {n for n, k in package.items() if key in base.reached(k)} != set(), key
 
@@ -613,7 +604,7 @@ def test_tidying_changes_nothing(package, base):
             tree.body.append(ast.parse("def never_called(a, b=3):\n    return a * b").body[0])
             return ast.unparse(ast.fix_missing_locations(tree))
 
-        other = mutated(base, key[0], tidy)
+        other = D.edited(key[0], tidy)
         assert {n for n, k in package.items() if other.digest(k) != base.digest(k)} == set(), key
 
 
@@ -627,7 +618,7 @@ def test_tidying_changes_nothing(package, base):
     ],
 )
 def test_a_new_entry_changes_no_experiment(package, base, module, text):
-    other = mutated(base, module, lambda old: f"{old}\n{text}\n")
+    other = D.edited(module, lambda old: f"{old}\n{text}\n")
     assert {n for n, k in package.items() if other.digest(k) != base.digest(k)} == set()
 
 

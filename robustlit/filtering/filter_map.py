@@ -12,8 +12,6 @@ import functools
 import hashlib
 import itertools
 import operator
-import os
-import tempfile
 from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,6 +31,7 @@ from ..attacks import ATTACKS, attack_images, untouched
 from ..checks import Count, Seed, at_least, check_choice, checked, not_empty
 from ..data import Dataset, as_images
 from ..evaluation import answers, check_model, eval_mode, logits_of
+from ..files import write_atomically
 from robustlit.filtering.filters import (
     PAPER,
     FilterStep,
@@ -330,14 +329,7 @@ def _kept(path: Path | None, make) -> list:
         return pd.read_parquet(path).to_dict("records")
     rows = make()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            pd.DataFrame(rows).to_parquet(name, index=False)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_atomically(path, lambda f: pd.DataFrame(rows).to_parquet(f, index=False))
     return rows
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #d3382c8b
