@@ -25,7 +25,7 @@ import pandas as pd
 from torch import nn
 
 import robustlit
-from .checks import Seed, check_choice, checked
+from .checks import Seed, check_choice, check_values, checked
 from .digest import Table
 from .models import load_or_train, network_path
 
@@ -140,6 +140,7 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
         takes = ", ".join(inspect.signature(fn).parameters)
         raise TypeError(f"{known.name} takes {takes}: {err}") from err
     bound.apply_defaults()
+    check_values(fn, bound.arguments)
     made = fn(**bound.arguments)
     if isinstance(made, nn.Module):
         return made.eval()

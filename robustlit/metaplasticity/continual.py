@@ -161,9 +161,9 @@ def _binary(
     n_tasks=6,  # Tasks learned in turn
     epochs=25,  # Passes over each
     batch_size=100,  # Images a step
-    after=None,  # How many tasks it has learned, from 1; all if None
-    on=1,  # The task it is going to be tested on, from 1
-    bn="own",  # Batch norm of that task's day ("own") or of the newest ("last")
+    after: Count | None = None,  # How many tasks it has learned, from 1; all if None
+    on: Count = 1,  # The task it is going to be tested on, from 1
+    bn: _BatchNorm = "own",  # Batch norm of that task's day ("own") or of the newest ("last")
 ):
     "A binarized network that learned permuted tasks in turn, as one of them left it."
     return _day(learned(meta, width, seed, data, n_tasks, epochs, batch_size), after, on, bn)
@@ -178,9 +178,9 @@ def _real(
     n_tasks=6,  # Tasks learned in turn
     epochs=25,  # Passes over each
     batch_size=100,  # Images a step
-    after=None,  # How many tasks it has learned, from 1; all if None
-    on=1,  # The task it is going to be tested on, from 1
-    bn="own",  # Batch norm of that task's day ("own") or of the newest ("last")
+    after: Count | None = None,  # How many tasks it has learned, from 1; all if None
+    on: Count = 1,  # The task it is going to be tested on, from 1
+    bn: _BatchNorm = "own",  # Batch norm of that task's day ("own") or of the newest ("last")
 ):
     "The same with real weights: the control of binarization."
     return _day(learned(meta, width, seed, data, n_tasks, epochs, batch_size, network="real"), after, on, bn)

@@ -10,7 +10,8 @@ __all__ = ['draw_rule', 'stressed', 'score', 'tested', 'search', 'trials_of', 'w
 # %% ../../nbs/sleep/18_rule_search.ipynb #5c874440
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from torch import nn
 
 from ..attacks import accuracy_by_eps, attack_curve
 from ..masking import audit
-from ..checks import check_int
+from ..checks import Count, Images, Labels, Seed, Share, checked, not_empty, with_columns
 from ..corruptions import blur, noise
 from .conversion import chain, largest
 from .networks import as_floats
@@ -28,10 +29,11 @@ from ..statistics import paired_difference
 from ..evaluation import accuracy_of, logits_of
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #c48b08ae
+@checked
 def draw_rule(
     generator: np.random.Generator,  # Where it is drawn from
-    layers: int = 4,  # Of the network
-    steps: int = 1000,  # Length of the sleep
+    layers: Count = 4,  # Of the network
+    steps: Count = 1000,  # Length of the sleep
 ) -> Rule:
     "A rule at random."
     log = lambda low, high, n=None: np.exp(generator.uniform(np.log(low), np.log(high), n))
@@ -40,14 +42,18 @@ def draw_rule(
     return Rule(float(log(30, 450)), float(up), float(down), theta, float(log(1, 60)), steps)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #440cd27e
+_Radii = tuple[Share, ...]
+
+
+@checked
 def stressed(
     net: nn.Module,  # Images to logits
-    x: torch.Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: torch.Tensor,  # Labels (n,)
-    seed: int = 0,  # Of the noise
-    sigmas: tuple = (0.0, 0.5, 1.0, 1.5),  # Widths of the blur, in pixels
-    variances: tuple = (0.0, 0.005, 0.01, 0.02, 0.05),  # Of the noise
-    eps: tuple = (),  # Of FGSM and of random signs, pixel units
+    x: Images,  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,)
+    seed: Seed = 0,  # Of the noise
+    sigmas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5),  # Widths of the blur, in pixels
+    variances: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05),  # Of the noise
+    eps: _Radii = (),  # Of FGSM and of random signs, pixel units
 ) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images)
     "Accuracy under blur, noise and FGSM."
     generator = lambda: torch.Generator().manual_seed(seed)
@@ -61,8 +67,9 @@ def stressed(
     return pd.DataFrame(rows)
 
 
+@checked
 def score(
-    rows: pd.DataFrame,  # stress, level, accuracy
+    rows: Annotated[pd.DataFrame, with_columns("stress", "level", "accuracy")],  # stress, level, accuracy
 ) -> float:  # Percent
     "Mean of clean accuracy, of the mean over blurs and of the mean over noises; for the choice only."
     clean = rows[rows["level"] == 0]["accuracy"].mean()
@@ -70,13 +77,19 @@ def score(
     return float((clean + hard["blur"] + hard["noise"]) / 3)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #dcdafdee
+@checked
 def tested(
     net: nn.Module,  # Images to logits
-    x: torch.Tensor,  # Test images (n, c, h, w), floats in [0, 1]
-    y: torch.Tensor,  # Labels (n,)
-    seed: int = 0,  # Of noise and attacks
-    eps: tuple = (1 / 255, 2 / 255, 4 / 255, 8 / 255),  # Of FGSM and of random signs, pixel units
-    audited: int = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
+    x: Images,  # Test images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,)
+    seed: Seed = 0,  # Of noise and attacks
+    eps: Annotated[_Radii, not_empty] = (
+        1 / 255,
+        2 / 255,
+        4 / 255,
+        8 / 255,
+    ),  # Of FGSM and of random signs, pixel units
+    audited: Count = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
     **levels,  # `sigmas` and `variances` of `stressed`
 ) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
     "Accuracy under blur, noise and FGSM, with the audit of the attacked network."
@@ -86,18 +99,18 @@ def tested(
     return stressed(net, x, y, seed, eps=eps, **levels).assign(red=red)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #aa81e025
+@checked
 def search(
     net: nn.Module,  # Awake; not changed
     x: torch.Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], to dream of
     scored: Callable,  # From a network to its score on validation images; more is better
-    budget: int = 20,  # Rules that are tried
-    steps: int = 1000,  # Length of each sleep
-    seed: int = 0,  # Of rules and spikes
+    budget: Count = 20,  # Rules that are tried
+    steps: Count = 1000,  # Length of each sleep
+    seed: Seed = 0,  # Of rules and spikes
 ) -> (
     tuple
 ):  # The best network (a copy, or `net` itself), and a row a trial: its score, spikes and parameters; 0 is awake
     "Random search for a rule (Bergstra and Bengio 2012)."
-    check_int(budget, "budget", 1), check_int(steps, "steps", 1)
     generator, stages = np.random.default_rng(seed), chain(net, as_floats(x[:2]))
     s = largest(net, stages, x[:2000])
     best, top = net, scored(net)
@@ -114,9 +127,14 @@ def search(
     return best, pd.DataFrame(trials)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #b3f4479f
+_Trials = Annotated[pd.DataFrame, with_columns("part", "seed", "trial", "score", "search_s")]
+_Tests = Annotated[pd.DataFrame, with_columns("part", "network", "seed", "red")]
+
+
+@checked
 def trials_of(
-    df: pd.DataFrame,  # Records: part, seed, trial, score, search_s
-    by: tuple = (),  # Columns that make a setting
+    df: _Trials,  # Records: part, seed, trial, score, search_s
+    by: Iterable[str] = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting and seed: awake, best, median, better, rules, search_s
     "What a search found on validation images: scores awake and of the rules, how many were better, of how many, and seconds."
     keys, df = [*by, "seed"], df[df["part"] == "search"]
@@ -127,9 +145,10 @@ def trials_of(
     return found.agg(**of, better=("better", "sum"), rules=("score", "size"), search_s=("search_s", "first"))
 
 
+@checked
 def worth_of(
-    df: pd.DataFrame,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
-    by: tuple = (),  # Columns that make a setting
+    df: _Tests,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
+    by: Iterable[str] = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
     "What was tested, against the network awake, in points; where the audit is red, FGSM says in how many seeds. Intervals are not corrected for their number."
     tests = df[df["part"] == "test"]
@@ -147,9 +166,10 @@ def worth_of(
     return table.assign(**{f"{n} - awake": groups.apply(told, n) for n in rest})
 
 
+@checked
 def red_of(
-    df: pd.DataFrame,  # Records: part, network, seed, red
-    by: tuple = (),  # Columns that make a setting
+    df: _Tests,  # Records: part, network, seed, red
+    by: Iterable[str] = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting and network, a column a seed
     "Red checks of the audit of each network that was tested."
     return df[df["part"] == "test"].groupby([*by, "network", "seed"])["red"].first().unstack()
