@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..checks import CPUGenerator, Count, at_least, between, check_choice, check_with, checked, one_of
 from ..data import as_images
 from ..digest import Table
-from ..training import Callback, Learner, Progress
+from ..training import Learner, Progress
 
 # %% ../../nbs/sleep/10_networks.ipynb #a5788209
 READINGS = {
@@ -158,7 +158,7 @@ def descend(
     momentum: _NotNegative = 0.5,  # Of the steps
     batch_size: Count = 100,  # Images a step
     generator: CPUGenerator | None = None,  # Of the order
-    callbacks: Iterable[Callback] = (),  # What else listens
+    callbacks: Iterable = (),  # What else listens
 ) -> nn.Module:  # `net`, in eval mode
     "Plain gradient descent with momentum."
     func = LOSSES[loss] if isinstance(loss, str) else loss
