@@ -59,15 +59,15 @@ def wrapped_noise(
 # %% ../../nbs/sleep/15_defences.ipynb #b45805d4
 def distorted_copies(
     x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    how: str,  # "blur", "noise" or "wrapped_noise"
+    kind: str,  # "blur", "noise" or "wrapped_noise"
     generator: torch.Generator,  # On the CPU
     levels: Iterable | None = None,  # Sigmas or variances; by default `SIGMAS` or `VARIANCES`
 ) -> Tensor:  # Same shape
     "Every image distorted by a level drawn from the list."
     funcs = dict(blur=lambda x, v: authors_blur(x, v), noise=lambda x, v: noise(x, v, generator))
     funcs |= dict(wrapped_noise=lambda x, v: wrapped_noise(x, v, generator))
-    func = funcs[check_choice(how, funcs, "how")]
-    levels = list((SIGMAS if how == "blur" else VARIANCES) if levels is None else levels)
+    func = funcs[check_choice(kind, funcs, "kind")]
+    levels = list((SIGMAS if kind == "blur" else VARIANCES) if levels is None else levels)
     if not levels:
         raise ValueError("`levels` must hold at least one level, got none")
     drawn, out = torch.randint(len(levels), (len(x),), generator=generator), x.clone()
@@ -79,7 +79,7 @@ def distorted_copies(
 
 
 def adversarial_copies(
-    net: nn.Module,  # Images to logits
+    model: nn.Module,  # Images to logits
     x: Tensor,  # Floats in [0, 1] (n, c, h, w)
     y: Tensor,  # Labels
     generator: torch.Generator,  # On the CPU
@@ -91,7 +91,7 @@ def adversarial_copies(
     a, out = x[ids], x.clone()
     if not len(ids):
         return out
-    moved = attack_images(net, a, y[ids], amplitude, "fgsm", early_stop=False, clip=False).x - a
+    moved = attack_images(model, a, y[ids], amplitude, "fgsm", early_stop=False, clip=False).x - a
     size = torch.rand(a.shape, generator=generator).to(x.device)
     out[ids] = (a + size * moved).clamp(0, 1)
     return out
@@ -107,16 +107,16 @@ def softened_loss(
 
 
 def soft_labels(
-    net: nn.Module,  # The teacher
+    model: nn.Module,  # The teacher
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     temperature: float = 50.0,  # By which logits are divided
     batch_size: int = 1000,  # At a time
 ) -> Tensor:  # Probabilities (n, classes)
     "What the teacher makes of the training images."
-    with eval_mode(net):
+    with eval_mode(model):
         return torch.cat(
             [
-                (net(as_floats(part)) / temperature).softmax(1)
+                (model(as_floats(part)) / temperature).softmax(1)
                 for part in x.split(check_int(batch_size, "batch_size", 1))
             ]
         )
@@ -131,9 +131,9 @@ def distil(
     epochs: int = 2,  # Passes of each
     generator: torch.Generator | None = None,  # Of the order
     weight: float | None = None,  # As in `softened_loss`
-    **how,  # Further arguments of `descend`
+    **options,  # Further arguments of `descend`
 ) -> nn.Module:  # The student, in eval mode; its logits are for temperature 1
     "Defensive distillation (Papernot, McDaniel, Wu, Jha, Swami 2016)."
     loss = softened_loss(temperature, weight)
-    descend(teacher, x, y, epochs, loss, generator=generator, **how)
-    return descend(student, x, soft_labels(teacher, x, temperature), epochs, loss, generator=generator, **how)
+    descend(teacher, x, y, epochs, loss, generator=generator, **options)
+    return descend(student, x, soft_labels(teacher, x, temperature), epochs, loss, generator=generator, **options)

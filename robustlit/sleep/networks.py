@@ -133,7 +133,7 @@ class Pairs:
 
 
 def descend(
-    net: nn.Module,  # Trained in place
+    model: nn.Module,  # Trained in place
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     y: Tensor,  # Labels (n,) or targets (n, classes)
     epochs: int = 2,  # Passes
@@ -143,12 +143,12 @@ def descend(
     batch_size: int = 100,  # Images a step
     generator: torch.Generator | None = None,  # Of the order
     callbacks: tuple = (),  # What else listens
-) -> nn.Module:  # `net`, in eval mode
+) -> nn.Module:  # `model`, in eval mode
     "Plain gradient descent with momentum."
     func = LOSSES[check_choice(loss, LOSSES, "loss")] if isinstance(loss, str) else loss
-    opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    Learner(net, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
-    return net.eval()
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    Learner(model, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
+    return model.eval()
 
 # %% ../../nbs/sleep/10_networks.ipynb #2644314f
 class View(nn.Module):
@@ -156,14 +156,14 @@ class View(nn.Module):
 
     def __init__(
         self,
-        net: nn.Module,  # Images to numbers before the last step
+        model: nn.Module,  # Images to numbers before the last step
         kind: str,  # One of `VIEWS`
     ):
         super().__init__()
-        self.net, self.kind = net, check_choice(kind, VIEWS, "kind")
+        self.model, self.kind = model, check_choice(kind, VIEWS, "kind")
 
     def forward(self, x: Tensor) -> Tensor:
-        return VIEWS[self.kind](self.net(x))
+        return VIEWS[self.kind](self.model(x))
 
 
 VIEWS = Table(
