@@ -380,6 +380,8 @@ CALLS = {
     streams.rotated: dict(data=DIGITS, angles=[0, 90.0]),
     streams.pair: dict(first=DIGITS, second=DIGITS),
     streams.split: dict(data=DIGITS, groups=[["0", 1], [2]], relabel=True),
+    streams.class_pairs: dict(data=DIGITS, per_task=5, generator=RNG),
+    streams.permute: dict(x=X, permutation=torch.arange(X[0, 0].numel())),
     streams.vehicles_and_animals: dict(data=animals(), compat=True),
     streams.subsets: dict(data=DIGITS, n=2, seed=0),
     streams.AccuracyMatrix: dict(R=[[90, 10], [50, 90]], names=["a", "b"], untrained=[10, math.nan]),

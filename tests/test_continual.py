@@ -11,9 +11,10 @@ from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.adversarial_robustness import PROBES, adversarial_robustness, situations
-from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, permute, seen_by
+from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, seen_by
 from robustlit.metaplasticity.continual import learned, networks_path
 from robustlit.metaplasticity.gradient_masking import gradient_masking
+from robustlit.streams import permute
 
 TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
 PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)

@@ -11,12 +11,13 @@ __all__ = ['class_incremental']
 import pandas as pd
 
 from ..checks import check_int
+from ..data import load
 from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
-from ..sleep.class_incremental import class_pairs
+from ..streams import class_pairs
 from ..evaluation import accuracy
-from ..training import set_seed
+from ..training import pick_device, set_seed
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #cf361863
 @experiment(
@@ -37,7 +38,7 @@ def class_incremental(
     "A metaplastic binarized network on the stream of Tadros et al. (2022)."
     check_int(epochs, "epochs", 1)
     generator = set_seed(seed)
-    tasks = class_pairs(data, per_task, generator)
+    tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     n_out = max(int(t.y_train.max()) for t in tasks) + 1
     model = binary_mlp(tasks[0].x_train[0].numel(), tuple(hidden), n_out).to(tasks[0].x_train.device)
     rows, shots = [], []

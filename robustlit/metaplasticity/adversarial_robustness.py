@@ -17,7 +17,7 @@ from ..checks import check_int
 from ..claims import Finding, claim
 from ..data import as_images, load
 from .continual import learned
-from .common_corruptions import permute
+from ..streams import permute
 from ..records import experiment
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #82417d1e

@@ -14,7 +14,7 @@ from ..masking import audit
 from ..checks import check_int
 from ..data import as_images, load
 from .continual import learned
-from .common_corruptions import permute
+from ..streams import permute
 from ..records import experiment
 
 # %% ../../nbs/metaplasticity/56_gradient_masking.ipynb #3aa55e85

@@ -19,7 +19,7 @@ from ..checks import check_choice, check_int
 from ..data import as_images
 from ..records import experiment
 from .conversion import chain, forward_rectified
-from .noise_blur_fgsm import distortion
+from .defences import distortion
 from .baselines import test_part, training_part
 from .stdp import sleep
 from ..evaluation import accuracy_of, answers, logits_of
