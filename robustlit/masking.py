@@ -50,15 +50,15 @@ class Subject:
 
     @property
     def options(self) -> dict:
-        "Gradients averaged over dice; nobody leaves early whose answer hangs on dice or on company."
+        "Gradients averaged over random draws; nobody leaves early whose answer hangs on chance or on company."
         return dict(eot=10 if self.random else 1, early_stop=not (self.random or self.mixing))
 
     def images(self, attack: str, eps: float | None = None, model: nn.Module | None = None, **options) -> Tensor:
         "What an attack makes of the images."
         eps, made = self.eps if eps is None else eps, (attack, eps, model, *options.items())
         if made not in self.made:
-            dice, options = torch.Generator().manual_seed(self.seed), self.options | options
-            found = attack_images(model or self.model, self.x, self.y, eps, attack, generator=dice, **options)
+            generator, options = torch.Generator().manual_seed(self.seed), self.options | options
+            found = attack_images(model or self.model, self.x, self.y, eps, attack, generator=generator, **options)
             self.made[made] = found.x
         return self.made[made]
 
@@ -183,10 +183,10 @@ def _copy_in_double(model):
 def _zero_gradients(s):
     size = s.gradient(s.x).abs().flatten(1).amax(1)
     none = 100 * (size < torch.finfo(torch.float32).tiny).float().mean().item()
-    told = f"the gradient of {none:.1f} % of the images is exactly zero (median size {size.median():.1g})"
+    text = f"the gradient of {none:.1f} % of the images is exactly zero (median size {size.median():.1g})"
     if none > 5 and (fine := _double(s)) is not None:
-        told += f", in float64 of {100 * (fine.abs().flatten(1).amax(1) == 0).float().mean():.1f} %"
-    return none > 5, told
+        text += f", in float64 of {100 * (fine.abs().flatten(1).amax(1) == 0).float().mean():.1f} %"
+    return none > 5, text
 
 # %% ../nbs/robustness/60_masking.ipynb #9a680932
 @_check("edge pixels", "cause")
@@ -198,19 +198,19 @@ def _edge_pixels(s, h=0.02):
     if edge.sum() < 100 or inner.sum() < 100:
         return False, "too few pixels are exactly 0 or 1, or too few gradients, to tell"
     dead, other = (100 * (g[part] == 0).float().mean().item() for part in (edge, inner))
-    told = f"{dead:.0f} % of the pixels at exactly 0 or 1 have no gradient, {other:.0f} % of the others"
+    text = f"{dead:.0f} % of the pixels at exactly 0 or 1 have no gradient, {other:.0f} % of the others"
     if dead < other + 40:
-        return False, told
+        return False, text
     inwards = torch.where(edge, s.x + h * (1 - 2 * s.x), s.x)
     moved = (s.loss(inwards) - s.loss(s.x)).abs()[alive].median().item()
-    return moved > 1e-6, f"{told}, though moving them changes the loss: something inside clips the image"
+    return moved > 1e-6, f"{text}, though moving them changes the loss: something inside clips the image"
 
 # %% ../nbs/robustness/60_masking.ipynb #6d29f60b
 def _measured_direction(s, x, y_loss, directions=64) -> Tensor:
     "Signs of the slope over a step of eps, from finite differences along random signs."
-    dice, total = torch.Generator().manual_seed(s.seed), torch.zeros_like(x)
+    generator, total = torch.Generator().manual_seed(s.seed), torch.zeros_like(x)
     for _ in range(directions):
-        u = (torch.rand(x.shape, generator=dice) < 0.5).to(x) * 2 - 1
+        u = (torch.rand(x.shape, generator=generator) < 0.5).to(x) * 2 - 1
         u = u.to(x.device)
         up, down = y_loss((x + s.eps * u).clamp(0, 1)), y_loss((x - s.eps * u).clamp(0, 1))
         total += (up - down)[:, None, None, None] * u
@@ -226,14 +226,14 @@ def _reach(s):
     step = lambda d: (s.loss((s.x + s.eps * d).clamp(0, 1)) - start)[alive]
     along, measured = step(g.sign()), step(_measured_direction(s, s.x, s.loss))
     worse = 100 * (along < 0.5 * measured).float().mean().item()
-    told = f"a step along the gradient raises the loss by {along.median():.2g}, along 64 measured slopes by {measured.median():.2g}"
-    return worse > 50, f"{told} (less than half of it for {worse:.0f} % of the images)"
+    text = f"a step along the gradient raises the loss by {along.median():.2g}, along 64 measured slopes by {measured.median():.2g}"
+    return worse > 50, f"{text} (less than half of it for {worse:.0f} % of the images)"
 
 # %% ../nbs/robustness/60_masking.ipynb #7c090b43
 @_check("refusal", "cause")
 def _refusal(s):
-    dice = torch.Generator().manual_seed(s.seed)
-    shown = (s.x + 0.1 * ((torch.rand(s.x.shape, generator=dice) < 0.5).float() * 2 - 1).to(s.x)).clamp(0, 1)
+    generator = torch.Generator().manual_seed(s.seed)
+    shown = (s.x + 0.1 * ((torch.rand(s.x.shape, generator=generator) < 0.5).float() * 2 - 1).to(s.x)).clamp(0, 1)
     z = logits_of(s.model, shown)
     same = 100 * (1 - len(z.unique(dim=0)) / len(z))
     was = 100 * (1 - len(s.clean.unique(dim=0)) / len(s.clean))
@@ -291,18 +291,18 @@ def student_of(
     "A small network fitted to a model's answers around the audited images."
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(s.seed)
-        net = nn.Sequential(
+        model = nn.Sequential(
             nn.Flatten(), nn.Linear(s.x[0].numel(), width), nn.ReLU(), nn.Linear(width, s.clean.shape[1])
         )
-        net = net.to(s.x.device)
-        opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+        model = model.to(s.x.device)
+        opt = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(steps):
             near = (s.x + s.eps * (2 * torch.rand_like(s.x) - 1)).clamp(0, 1)
-            loss = F.cross_entropy(net(near), logits_of(s.model, near).argmax(1))
+            loss = F.cross_entropy(model(near), logits_of(s.model, near).argmax(1))
             opt.zero_grad()
             loss.backward()
             opt.step()
-    return net.eval()
+    return model.eval()
 
 
 @_check("transfer", "symptom")
@@ -323,8 +323,8 @@ def _large_eps(s):
 @_check("random noise", "symptom")
 def _random_noise(s):
     white = _white_box(s)
-    luck = min(s.under("uniform_noise"), s.under("random_sign"))
-    return luck < white - 1, f"noise of the same size leaves {luck:.1f} %, the best attack {white:.1f} %"
+    noise = min(s.under("uniform_noise"), s.under("random_sign"))
+    return noise < white - 1, f"noise of the same size leaves {noise:.1f} %, the best attack {white:.1f} %"
 
 # %% ../nbs/robustness/60_masking.ipynb #cea2e18e
 class Scaled(nn.Module):
@@ -424,8 +424,8 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
         return _fixed_rows([("range", "cause", True, "images hold NaN: nothing else was tested")])
     outside = low < 0 or high > 1
     if outside:
-        told = f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: eps has no meaning, and clipping destroys them"
-        rows.append(("range", "cause", True, told))
+        text = f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: eps has no meaning, and clipping destroys them"
+        rows.append(("range", "cause", True, text))
         x, model = (x - low) / (high - low), Back(model, low, high)
     if why := _unusable(model, x, y):
         return _fixed_rows([*rows, ("outputs", "cause", True, why)])
@@ -436,8 +436,8 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
     for name, (kind, run) in CHECKS.items():
         if name == "range" and outside:
             continue
-        red, told = run(subject)
-        rows.append((name, kind, bool(red), told))
+        red, text = run(subject)
+        rows.append((name, kind, bool(red), text))
     table = _fixed_rows(rows)
     table.attrs.update(eps=subject.eps, images=len(y))
     return table

@@ -37,19 +37,19 @@ def network_path(
 # %% ../nbs/learning/40_models.ipynb #23dadfbc
 @checked
 def load_or_train(
-    net: nn.Module,  # Takes the state; on the device where it is wanted
+    model: nn.Module,  # Takes the state; on the device where it is wanted
     train: Callable,  # Trains the network that it is given, in place
     path: str | Path,  # Of the file, from `network_path`
-) -> nn.Module:  # `net`, in eval mode
+) -> nn.Module:  # `model`, in eval mode
     "A network from its file if it is there and its data are what they were, else trained and filed."
-    kept = _kept(Path(path), next(net.parameters()).device)
+    kept = _kept(Path(path), next(model.parameters()).device)
     if kept is not None:
-        net.load_state_dict(kept)
-        return net.eval()
+        model.load_state_dict(kept)
+        return model.eval()
     with noting() as used:
-        train(net)
-    save_atomically(dict(weights=net.state_dict(), uses=entry_digests(used, loaded=True)), path)
-    return net.eval()
+        train(model)
+    save_atomically(dict(weights=model.state_dict(), uses=entry_digests(used, loaded=True)), path)
+    return model.eval()
 
 
 def _kept(path: Path, device: torch.device) -> dict | None:

@@ -135,9 +135,9 @@ def _audit_html(checks: pd.DataFrame) -> str:
         f"<tr><td>{html.escape(c)}</td><td>{k}</td><td>{told_red[r]}</td><td>{html.escape(f)}</td></tr>"
         for c, k, r, f in cells
     ]
-    told = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
+    text = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
     head = "<tr><th>check</th><th>kind</th><th></th><th>finding</th></tr>"
-    return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{told}</p><table class=words>{head}{''.join(rows)}</table>"
+    return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{text}</p><table class=words>{head}{''.join(rows)}</table>"
 
 
 @checked
@@ -152,13 +152,13 @@ def report_page(
     fig.savefig(buffer, format="png", dpi=110, facecolor="white")
     plt.close(fig)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    told = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
+    text = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
     audited = (
         "<p>No audit was made: robust accuracies below are upper bounds.</p>" if checks is None else _audit_html(checks)
     )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{told}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
+        f"<h1>{html.escape(title)}</h1><p>{text}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
         f'<img alt="accuracy against strength" src="data:image/png;base64,{picture}">{audited}<h2>Tables</h2>{_wide(rows)}</html>'
     )
 

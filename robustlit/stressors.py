@@ -76,8 +76,8 @@ class Stressor:
 
 
 def _corrupted(model, x, y, seed, name, severity, calibration):
-    dice = torch.Generator().manual_seed(seed)
-    return logits_of(model, corrupt(x, name, severity, calibration, dice))
+    generator = torch.Generator().manual_seed(seed)
+    return logits_of(model, corrupt(x, name, severity, calibration, generator))
 
 
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
@@ -110,8 +110,8 @@ ATTACK_OPTIONS = dict(
 def _attacked(model, x, y, seed, name, eps, options: dict):
     parts = []
     for i, (a, b) in enumerate(zip(x.split(250), y.split(250))):
-        dice = torch.Generator().manual_seed(seed + i)
-        parts.append(attack_images(model, a, b, eps, name, generator=dice, **options).x)
+        generator = torch.Generator().manual_seed(seed + i)
+        parts.append(attack_images(model, a, b, eps, name, generator=generator, **options).x)
     return logits_of(model, torch.cat(parts))
 
 

@@ -144,15 +144,15 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
     made = fn(**bound.arguments)
     if isinstance(made, nn.Module):
         return made.eval()
-    net, train = made
+    model, train = made
     path, usual = network_path(fn, bound.arguments), known.settings
     measured = all(v == usual[k] for k, v in bound.arguments.items() if k != "seed")
 
-    def timed(net):
+    def timed(model):
         with timed_training(known.name, bound.arguments, path.parent, known.seconds if measured else None):
-            train(net)
+            train(model)
 
-    return load_or_train(net, timed, path)
+    return load_or_train(model, timed, path)
 
 
 _Pairs = tuple[tuple[str, str], ...]

@@ -1440,7 +1440,7 @@ def test_the_difference_is_paired_over_seeds():
             test = scipy.stats.ttest_rel(one, other)
             assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *test.confidence_interval()))
             assert row.p == pytest.approx(test.pvalue)
-    told = gain(rows, "sleep", "authors", "blur").set_index("level").told
+    told = gain(rows, "sleep", "authors", "blur").set_index("level").effect
     assert told[0.0] == "better" and told[1.0] == "not told apart" and told[2.0] == "worse"
     assert told[0.5] == "not told apart"
 

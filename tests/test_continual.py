@@ -64,9 +64,9 @@ def test_each_day_is_another_network(life):
     first, last = (life.days[k].weights["1.weight"] for k in (0, 1))
     assert not torch.equal(first, last)
     life.at(1)
-    assert torch.equal(life.net.state_dict()["1.weight"], first)
+    assert torch.equal(life.model.state_dict()["1.weight"], first)
     life.at(2)
-    assert torch.equal(life.net.state_dict()["1.weight"], last)
+    assert torch.equal(life.model.state_dict()["1.weight"], last)
 
 
 def test_the_hidden_weights_are_kept_not_their_signs(life):

@@ -39,17 +39,17 @@ def class_incremental(
     generator = set_seed(seed)
     tasks = class_pairs(data, per_task, generator)
     n_out = max(int(t.y_train.max()) for t in tasks) + 1
-    net = binary_mlp(tasks[0].x_train[0].numel(), tuple(hidden), n_out).to(tasks[0].x_train.device)
+    model = binary_mlp(tasks[0].x_train[0].numel(), tuple(hidden), n_out).to(tasks[0].x_train.device)
     rows, shots = [], []
-    for after, shot in enumerate(learn(net, tasks, epochs, batch_size, generator, meta), 1):
+    for after, shot in enumerate(learn(model, tasks, epochs, batch_size, generator, meta), 1):
         shots.append(shot["running"])
         for bn in BATCH_NORMS:
             part = []
             for k, t in enumerate(tasks):
-                load_bn_state(net, shots[min(k, after - 1)] if bn == "own" else shots[-1])
-                part.append(dict(on=k + 1, accuracy=accuracy(net, t.x_test, t.y_test), n=len(t.x_test)))
+                load_bn_state(model, shots[min(k, after - 1)] if bn == "own" else shots[-1])
+                part.append(dict(on=k + 1, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)))
             n = sum(r["n"] for r in part)
             part.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in part) / n, n=n))
             rows += [dict(after=after, bn=bn) | r for r in part]
-        load_bn_state(net, shots[-1])
+        load_bn_state(model, shots[-1])
     return pd.DataFrame(rows)

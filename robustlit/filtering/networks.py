@@ -152,14 +152,14 @@ def build(
 ) -> nn.Module:  # Images in [0, 1] to logits
     "An untrained network of the paper; weights from torch's global generator."
     make = BUILDERS[check_choice(name, BUILDERS, "name")]
-    net = make(data) if width is None else make(data, width)
+    model = make(data) if width is None else make(data, width)
     if check_choice(init, INITS, "init") == "kaiming_uniform":
-        for m in net.modules():
+        for m in model.modules():
             if isinstance(m, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_uniform_(m.weight, nonlinearity="relu")
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
-    return net
+    return model
 
 # %% ../../nbs/filtering/11_networks.ipynb #de6c5e4a
 def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
@@ -167,14 +167,14 @@ def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
     full = load(data, size=size)
     shown = full if n_train is None or n_train >= len(full.x_train) else full.subset(n_train)
     set_seed(seed)
-    net, order = build(name, shown, width, init), torch.Generator().manual_seed(seed)
+    model, order = build(name, shown, width, init), torch.Generator().manual_seed(seed)
 
-    def train(net):
+    def train(model):
         set_seed(seed)
         batches = Batches(shown.x_train, shown.y_train, 100, generator=order, drop_last=len(shown.x_train) >= 100)
-        Learner(net, torch.optim.Adam(net.parameters(), lr=1e-3), [Progress(name)]).fit(epochs, batches)
+        Learner(model, torch.optim.Adam(model.parameters(), lr=1e-3), [Progress(name)]).fit(epochs, batches)
 
-    return net, train
+    return model, train
 
 
 @network()

@@ -62,14 +62,14 @@ def _conditions(severities) -> list:
     return camera + report + [(o, "report", c, least) for o in ORDERS for c in CHANGED]
 
 
-def _tested(life, x, y, on, seen, about) -> list:
+def _tested(phases, x, y, on, seen, about) -> list:
     "A row for each choice of batch norm."
-    last, rows = len(life.days), []
+    last, rows = len(phases.days), []
     for bn in BATCH_NORMS:
         if bn == "last" and on == last:
             rows.append(rows[-1] | dict(bn="last"))  # the newest task's own is the last
             continue
-        right = accuracy(life.at(last, on, bn), seen, y, batch_size=500)
+        right = accuracy(phases.at(last, on, bn), seen, y, batch_size=500)
         rows.append(about | dict(on=on, bn=bn, accuracy=right, n=len(y)))
     return rows
 
@@ -97,17 +97,17 @@ def common_corruptions(
     The uncorrupted test images are the rows of corruption "original", severity 0, order "none".
     """
     check_int(images, "images", 1)
-    life = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
-    device = life.tasks[0].x_test.device
+    phases = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
+    device = phases.tasks[0].x_test.device
     part = load(data, valid=0).subset(n_test=images)
     x, y, rows = as_images(part.x_test).to(device), part.y_test.to(device), []
-    for on, task in enumerate(life.tasks, 1):
+    for on, task in enumerate(phases.tasks, 1):
         about = dict(order="none", reading="corrected", corruption="original", severity=0)
-        rows += _tested(life, x, y, on, permute(x, task.permutation), about)
+        rows += _tested(phases, x, y, on, permute(x, task.permutation), about)
         for order, reading, name, severity in _conditions(severities):
             about = dict(order=order, reading=reading, corruption=name, severity=severity)
             shown = seen_by(x, task.permutation, name, severity, order, reading, seed)
-            rows += _tested(life, x, y, on, shown, about)
+            rows += _tested(phases, x, y, on, shown, about)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ab925f53
@@ -148,9 +148,9 @@ def safeguards_early_tasks(df: pd.DataFrame, scale: str) -> Finding:
     early = _report_way(df, NOISES).query("on < n_tasks")
     gains = {name: _gain(early[early["corruption"] == name], 0.7).mean() for name in NOISES}
     met = min(gains.values()) >= 15 if scale == "paper" else bool((_gain(early, 1.35) >= 5).all())
-    told = "gain at meta 0.7: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in gains.items())
+    text = "gain at meta 0.7: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in gains.items())
     table = _by_seed(early)
-    return Finding(met, told, {f"four noises, meta {m:g}": table[m].to_numpy() for m in table})
+    return Finding(met, text, {f"four noises, meta {m:g}": table[m].to_numpy() for m in table})
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #c7bf1de1
 DROWNED = ("defocus_blur", "elastic_transform", "fog")
@@ -179,9 +179,9 @@ def helps_not_everywhere(df: pd.DataFrame, scale: str) -> Finding:
     other = {n: _gain(camera[camera["corruption"] == n], meta).mean() for n in DROWNED}
     met = all(abs(g.mean()) <= 5 for g in gains.values())
     stays = all(abs(g) <= 5 for g in other.values())
-    told = "corrupted first: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in other.items())
+    text = "corrupted first: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in other.items())
     values = {f"gain under {n.replace('_', ' ')}": g for n, g in gains.items()}
-    return Finding(met and stays, told, values, only_under="permuting before corrupting" if met and not stays else "")
+    return Finding(met and stays, text, values, only_under="permuting before corrupting" if met and not stays else "")
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #d4285283
 DIMMED = ("contrast", "brightness", "gaussian_blur")
@@ -225,5 +225,5 @@ def no_consistent_trend(df: pd.DataFrame, scale: str) -> Finding:
     table = early.pivot_table("accuracy", "seed", ["on", "meta"])
     gaps = {on: (table[on][1.35] - table[on][0.7]).to_numpy() for on in sorted(early["on"].unique())}
     mixed = [min(g) < 0 < max(g) for g in zip(*gaps.values())]
-    told = f"both signs in {sum(mixed)} of {len(mixed)} seeds"
-    return Finding(sum(mixed) >= 2, told, {f"task {on}": g for on, g in gaps.items()})
+    text = f"both signs in {sum(mixed)} of {len(mixed)} seeds"
+    return Finding(sum(mixed) >= 2, text, {f"task {on}": g for on, g in gaps.items()})

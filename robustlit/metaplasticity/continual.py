@@ -37,17 +37,17 @@ _NotNegative = Annotated[float, at_least(0)]
 
 @checked
 def snapshots(
-    net: nn.Module,  # A network whose batch norm keeps statistics
+    model: nn.Module,  # A network whose batch norm keeps statistics
     task: Task,  # The `Task` that it has just learned
 ) -> dict:  # "running" and "recalibrated", each as `bn_state` gives it
     "Batch norm at the end of a task, under both readings."
     calm = Batches(task.x_train, task.y_train, 1000, shuffle=False, permutation=task.permutation)
-    return dict(running=bn_state(net), recalibrated=recalibrated_bn(net, calm))
+    return dict(running=bn_state(model), recalibrated=recalibrated_bn(model, calm))
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #7c4dd2fe
 @checked
 def learn(
-    net: nn.Module,  # Trained in place
+    model: nn.Module,  # Trained in place
     tasks: Iterable[Task],  # Of `Task`, in the order of learning
     epochs: Annotated[int, at_least(0)],  # Passes over each
     batch_size: Count,  # Images a step
@@ -59,10 +59,10 @@ def learn(
 ) -> Iterator:  # After each task, its `snapshots`
     "Learn tasks in turn."
     for task in tasks:
-        opt = MetaplasticAdam(net.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
+        opt = MetaplasticAdam(model.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
         listeners = [Recorder(), *callbacks(task), Progress(task.name)]
-        Learner(net, opt, listeners).fit(epochs, task.train_batches(batch_size, order))
-        yield snapshots(net, task)
+        Learner(model, opt, listeners).fit(epochs, task.train_batches(batch_size, order))
+        yield snapshots(model, task)
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #64be4f6c
 @checked
@@ -80,12 +80,12 @@ class Phases:
     @checked
     def __init__(
         self,
-        net: nn.Module,  # Takes the state of any of the days
+        model: nn.Module,  # Takes the state of any of the days
         tasks: list[Task],  # Of `Task`
         days: list[Phase],  # Of `Phase`, one a task
         made: dict,  # How long training took (`wall_s`), on what (`hardware`), with which `torch`
     ):
-        self.net, self.tasks, self.days, self.made = net, tasks, days, made
+        self.model, self.tasks, self.days, self.made = model, tasks, days, made
 
     @checked
     def at(
@@ -98,9 +98,9 @@ class Phases:
         "The network of that day, ready for that task."
         check_int(after, "after", 1, len(self.days)), check_int(on, "on", 1, len(self.tasks))
         day = self.days[after - 1]
-        self.net.load_state_dict(day.weights)
-        load_bn_state(self.net, day.batch_norm[min(on, after) - 1 if bn == "own" else -1][statistics])
-        return self.net.eval()
+        self.model.load_state_dict(day.weights)
+        load_bn_state(self.model, day.batch_norm[min(on, after) - 1 if bn == "own" else -1][statistics])
+        return self.model.eval()
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #193c7837
 @checked
@@ -131,25 +131,25 @@ def learned(
     order, device, path = set_seed(seed), pick_device(), networks_path(parameters)
     images = load(data, valid=0).to(device)
     tasks = permuted(images, n_tasks, seed=seed, first_identity=first_identity)
-    net = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
+    model = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
     if path.exists():
         kept = torch.load(path, map_location=device, weights_only=True)
-        return Phases(net, tasks, [Phase(**day) for day in kept["days"]], kept["made"])
+        return Phases(model, tasks, [Phase(**day) for day in kept["days"]], kept["made"])
     days, before, start = [], [], time.perf_counter()
     with timed_training(f"metaplasticity/{network}", parameters, path.parent):
-        for shot in learn(net, tasks, epochs, batch_size, order, meta):
+        for shot in learn(model, tasks, epochs, batch_size, order, meta):
             before = [*before, shot]
-            days.append(dict(weights={k: v.clone() for k, v in net.state_dict().items()}, batch_norm=before))
+            days.append(dict(weights={k: v.clone() for k, v in model.state_dict().items()}, batch_norm=before))
     made = dict(wall_s=time.perf_counter() - start, hardware=hardware(), torch=str(torch.__version__))
     save_atomically(dict(parameters=parameters, made=made, days=days), path)
-    return Phases(net, tasks, [Phase(**day) for day in days], made)
+    return Phases(model, tasks, [Phase(**day) for day in days], made)
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #842421e6
 VIEWS = (("logits", "ce"), ("logits", "nll_of_logits"))
 
 
-def _day(life: Phases, after: int | None, on: int, bn: str) -> nn.Module:
-    return life.at(len(life.days) if after is None else after, on, bn)
+def _day(phases: Phases, after: int | None, on: int, bn: str) -> nn.Module:
+    return phases.at(len(phases.days) if after is None else after, on, bn)
 
 
 @network(views=VIEWS)

@@ -262,46 +262,46 @@ def binary_convnet(
         if out in hidden:
             layers.append(nn.Dropout(drop))
         width = out
-    net = nn.Sequential(*layers)
+    model = nn.Sequential(*layers)
     if variant == "cifar":
-        for m in net:
+        for m in model:
             if isinstance(m, (BinaryConv2d, BinaryLinear)):
                 nn.init.xavier_normal_(m.weight)
-    return net
+    return model
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #b5a0d140
 @checked
 def storage_bits(
-    net: nn.Module,  # A binarized or real-valued network
+    model: nn.Module,  # A binarized or real-valued network
 ) -> dict:  # `weights` (their number), `binary` and `float32` (kibibytes of the weights), `bn_snapshot` (bytes of one task's batch norm)
     "What a network's weights take in memory when used, and what keeping one task's batch norm costs."
     weights = sum(
-        m.weight.numel() for m in net.modules() if isinstance(m, (BinaryLinear, BinaryConv2d, nn.Linear, nn.Conv2d))
+        m.weight.numel() for m in model.modules() if isinstance(m, (BinaryLinear, BinaryConv2d, nn.Linear, nn.Conv2d))
     )
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     floats = sum(m.num_features * (2 * m.affine + 2 * m.track_running_stats) for m in norms)
     return dict(weights=weights, binary=weights / 8 / 1024, float32=weights * 4 / 1024, bn_snapshot=4 * floats)
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #ffc55cee
-def _norms(net: nn.Module) -> dict:
-    return {k: m for k, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+def _norms(model: nn.Module) -> dict:
+    return {k: m for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
 
 
 @checked
 def bn_state(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
 ) -> dict:  # Layer name to a copy of its batch norm's gain, offset and statistics
     "A snapshot of all batch norm layers."
-    return {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in _norms(net).items()}
+    return {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in _norms(model).items()}
 
 
 @checked
 def load_bn_state(
-    net: nn.Module,  # The network that `bn_state` read, or one of its shape
+    model: nn.Module,  # The network that `bn_state` read, or one of its shape
     state: dict,  # From `bn_state`
 ):
     "Write a snapshot back, in place; `ValueError` if it is of a network with other batch norm layers."
-    norms = _norms(net)
+    norms = _norms(model)
     if norms.keys() != state.keys():
         raise ValueError(f"`state` must hold the batch norm layers {sorted(norms)}, got {sorted(state)}")
     for k, m in norms.items():
@@ -311,44 +311,44 @@ def load_bn_state(
 @checked
 @contextmanager
 def using_bn(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
     state: dict,  # From `bn_state`
 ):
     "The network with another batch norm snapshot, for the length of a `with` block."
-    now = bn_state(net)
-    load_bn_state(net, state)
+    now = bn_state(model)
+    load_bn_state(model, state)
     try:
-        yield net
+        yield model
     finally:
-        load_bn_state(net, now)
+        load_bn_state(model, now)
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #96f39b4a
 @checked
 def recalibrated_bn(
-    net: nn.Module,  # Any network whose batch norm keeps statistics
+    model: nn.Module,  # Any network whose batch norm keeps statistics
     batches: Iterable,  # Training batches (images, labels) of the task
 ) -> dict:  # A snapshot, for `using_bn`
     "Batch norm statistics averaged over `batches` (Ioffe & Szegedy 2015, algorithm 2); gains and offsets as they are."
-    norms = _norms(net)
+    norms = _norms(model)
     if not all(m.track_running_stats for m in norms.values()):
-        raise ValueError("`net` must keep running statistics in its batch norm layers")
-    now, modes = bn_state(net), [(m, m.training) for m in net.modules()]
+        raise ValueError("`model` must keep running statistics in its batch norm layers")
+    now, modes = bn_state(model), [(m, m.training) for m in model.modules()]
     momenta, n = {k: m.momentum for k, m in norms.items()}, 0
     try:
-        net.eval()  # dropout stays off
+        model.eval()  # dropout stays off
         for m in norms.values():
             m.reset_running_stats()
             m.momentum = None  # a cumulative average
             m.train()
         with torch.no_grad():
             for xb, _ in batches:
-                net(xb)
+                model(xb)
                 n += 1
         if not n:
             raise ValueError("`batches` must hold at least one batch")
-        return bn_state(net)
+        return bn_state(model)
     finally:
-        load_bn_state(net, now)
+        load_bn_state(model, now)
         for k, m in norms.items():
             m.momentum = momenta[k]
         for m, mode in modes:

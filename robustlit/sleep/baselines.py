@@ -81,12 +81,12 @@ def convolutional(
 class Start:
     "What a training starts with."
 
-    net: nn.Module  # As its parent is, or untrained
+    model: nn.Module  # As its parent is, or untrained
     fresh: Callable  # Makes another untrained one of the kind
     x: Tensor  # Training images
     y: Tensor  # Their labels
     generator: torch.Generator  # Of the order, of copies and of spikes
-    how: dict  # Passes, loss, step, momentum and batch size of `descend`
+    settings: dict  # Passes, loss, step, momentum and batch size of `descend`
 
 
 @checked
@@ -101,16 +101,16 @@ def begin(
     build: Callable = perceptron,  # `perceptron` or `convolutional`
 ) -> Start:
     "A network, its images, and how to train it."
-    how = cast(dict, TRAINING[reading] | dict(epochs=epochs))
-    how |= {} if batch_size is None else dict(batch_size=batch_size)
+    settings = cast(dict, TRAINING[reading] | dict(epochs=epochs))
+    settings |= {} if batch_size is None else dict(batch_size=batch_size)
     x, y = training_part(reading, data)
     base = None if parent is None else parent(seed, data, hidden, epochs, batch_size).state_dict()
     generator = set_seed(seed)
     fresh = lambda: build(reading, x, int(y.max()) + 1, hidden).to(x.device)
-    net = fresh()
+    model = fresh()
     if base is not None:
-        net.load_state_dict(base)
-    return Start(net, fresh, x, y, generator, how)
+        model.load_state_dict(base)
+    return Start(model, fresh, x, y, generator, settings)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #ac95403c
 SOFTMAX = (("logits", "ce"), ("softmax", "ce"))
@@ -118,7 +118,7 @@ RECTIFIED = (("logits", "ce"), ("rectified", "ce"), ("logits", "square"))
 
 
 def _descent(s: Start) -> tuple:
-    return s.net, lambda net: descend(net, s.x, s.y, generator=s.generator, **s.how)
+    return s.model, lambda model: descend(model, s.x, s.y, generator=s.generator, **s.settings)
 
 
 @network(views=SOFTMAX, seconds=12)
@@ -134,11 +134,11 @@ def _authors(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=Non
 
 # %% ../../nbs/sleep/16_baselines.ipynb #c812ec8d
 def _fine_tuning(s: Start, copies: Callable) -> tuple:
-    def train(net):
-        shown = copies(net, as_images(s.x), s.y, s.generator)
-        descend(net, shown, s.y, generator=s.generator, **s.how | dict(lr=s.how["lr"] / 2))
+    def train(model):
+        shown = copies(model, as_images(s.x), s.y, s.generator)
+        descend(model, shown, s.y, generator=s.generator, **s.settings | dict(lr=s.settings["lr"] / 2))
 
-    return s.net, train
+    return s.model, train
 
 
 @network(parent="control", views=SOFTMAX, seconds=12)
@@ -153,7 +153,7 @@ def _authors_adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, ba
     return _fine_tuning(begin("authors", seed, data, hidden, epochs, batch_size, _authors), adversarial_copies)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #ce0cdaef
-def _distorted(kind: str, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _distorted(kind: str, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
     return distorted_copies(x, kind, generator)
 
 
@@ -181,8 +181,10 @@ COOLED = (("cooled", "ce"), ("logits", "ce"))
 
 
 def _distillation(s: Start, weight: float) -> tuple:
-    how = {k: v for k, v in s.how.items() if k != "loss"}
-    return s.net, lambda net: distil(s.fresh(), net, s.x, s.y, 50.0, generator=s.generator, weight=weight, **how)
+    settings = {k: v for k, v in s.settings.items() if k != "loss"}
+    return s.model, lambda model: distil(
+        s.fresh(), model, s.x, s.y, 50.0, generator=s.generator, weight=weight, **settings
+    )
 
 
 @network(views=COOLED)
@@ -205,7 +207,7 @@ def _convnet_distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batc
 
 # %% ../../nbs/sleep/16_baselines.ipynb #65af0ddf
 def _night(s: Start, rule: str) -> tuple:
-    return s.net, lambda net: sleep(net, s.x, rule, s.generator)
+    return s.model, lambda model: sleep(model, s.x, rule, s.generator)
 
 
 @network(parent="authors", views=RECTIFIED, seconds=4)
@@ -231,4 +233,4 @@ def _sleep_report(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_siz
     "Asleep by the report's reading, slips of its sleep included."
     s = begin("report", seed, data, hidden, epochs, batch_size, _control)
     shown = s.x[:asleep]
-    return s.net, lambda net: sleep(net, shown, "report", s.generator, steps=100 * len(shown))
+    return s.model, lambda model: sleep(model, shown, "report", s.generator, steps=100 * len(shown))

@@ -43,9 +43,9 @@ def class_pairs(
     return tasks
 
 
-def _tested(net, tasks, after: int, when: str) -> list:
+def _tested(model, tasks, after: int, when: str) -> list:
     "Accuracy on each task, and on all of them together (on = 0)."
-    rows = [dict(on=k, accuracy=accuracy(net, t.x_test, t.y_test), n=len(t.x_test)) for k, t in enumerate(tasks, 1)]
+    rows = [dict(on=k, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)) for k, t in enumerate(tasks, 1)]
     n = sum(r["n"] for r in rows)
     rows.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in rows) / n, n=n))
     return [dict(after=after, when=when) | r for r in rows]
@@ -87,21 +87,21 @@ def class_incremental(
     generator = set_seed(seed)
     tasks = class_pairs(data, per_task, generator)
     x, y = (torch.cat([getattr(t, part) for t in tasks]) for part in ("x_train", "y_train"))
-    shape, how = (
+    shape, settings = (
         cast(dict, READINGS["authors"] | dict(p=0.25)),
         cast(dict, TRAINING["authors"] | dict(batch_size=batch_size)),
     )
-    net, rows = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **shape).to(x.device), []
+    model, rows = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **shape).to(x.device), []
     if method == "joint":
-        descend(net, x, y, epochs, generator=generator, **how)
-        return pd.DataFrame(_tested(net, tasks, len(tasks), "learned"))
+        descend(model, x, y, epochs, generator=generator, **settings)
+        return pd.DataFrame(_tested(model, tasks, len(tasks), "learned"))
     for day, task in enumerate(tasks, 1):
-        descend(net, task.x_train, task.y_train, epochs, generator=generator, **how)
-        rows += _tested(net, tasks, day, "learned")
+        descend(model, task.x_train, task.y_train, epochs, generator=generator, **settings)
+        rows += _tested(model, tasks, day, "learned")
         if method == "sleep":
             seen, length = torch.cat([t.x_train for t in tasks[:day]]), steps + more_steps * (day - 1)
-            sleep(net, seen, rule, generator, masked_mean_dream(seen, side), steps=length)
-            rows += _tested(net, tasks, day, "slept")
+            sleep(model, seen, rule, generator, masked_mean_dream(seen, side), steps=length)
+            rows += _tested(model, tasks, day, "slept")
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/58_class_incremental.ipynb #84f3ca33

@@ -65,15 +65,15 @@ def wrapped_noise(
 @checked
 def distorted_copies(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    how: Annotated[str, one_of(("blur", "noise", "wrapped_noise"))],  # "blur", "noise" or "wrapped_noise"
+    kind: Annotated[str, one_of(("blur", "noise", "wrapped_noise"))],  # "blur", "noise" or "wrapped_noise"
     generator: CPUGenerator,  # On the CPU
     levels: Annotated[Collection, not_empty] | None = None,  # Sigmas or variances; by default `SIGMAS` or `VARIANCES`
 ) -> Tensor:  # Same shape
     "Every image distorted by a level drawn from the list."
     funcs = dict(blur=lambda x, v: authors_blur(x, v), noise=lambda x, v: noise(x, v, generator))
     funcs |= dict(wrapped_noise=lambda x, v: wrapped_noise(x, v, generator))
-    func = funcs[how]
-    levels = list((SIGMAS if how == "blur" else VARIANCES) if levels is None else levels)
+    func = funcs[kind]
+    levels = list((SIGMAS if kind == "blur" else VARIANCES) if levels is None else levels)
     drawn, out = torch.randint(len(levels), (len(x),), generator=generator), x.clone()
     for k, level in enumerate(levels):
         ids = (drawn == k).nonzero().flatten().to(x.device)
@@ -84,7 +84,7 @@ def distorted_copies(
 
 @checked
 def adversarial_copies(
-    net: nn.Module,  # Images to logits
+    model: nn.Module,  # Images to logits
     x: Images,  # Floats in [0, 1] (n, c, h, w)
     y: Labels,  # Labels
     generator: CPUGenerator,  # On the CPU
@@ -96,7 +96,7 @@ def adversarial_copies(
     a, out = x[ids], x.clone()
     if not len(ids):
         return out
-    moved = attack_images(net, a, y[ids], amplitude, "fgsm", early_stop=False, clip=False).x - a
+    moved = attack_images(model, a, y[ids], amplitude, "fgsm", early_stop=False, clip=False).x - a
     size = torch.rand(a.shape, generator=generator).to(x.device)
     out[ids] = (a + size * moved).clamp(0, 1)
     return out
@@ -117,14 +117,14 @@ def softened_loss(
 
 @checked
 def soft_labels(
-    net: nn.Module,  # The teacher
+    model: nn.Module,  # The teacher
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     temperature: _Temperature = 50.0,  # By which logits are divided
     batch_size: Count = 1000,  # At a time
 ) -> Tensor:  # Probabilities (n, classes)
     "What the teacher makes of the training images."
-    with eval_mode(net):
-        return torch.cat([(net(as_floats(part)) / temperature).softmax(1) for part in x.split(batch_size)])
+    with eval_mode(model):
+        return torch.cat([(model(as_floats(part)) / temperature).softmax(1) for part in x.split(batch_size)])
 
 
 @checked
@@ -137,9 +137,9 @@ def distil(
     epochs: Annotated[int, at_least(0)] = 2,  # Passes of each
     generator: CPUGenerator | None = None,  # Of the order
     weight: float | None = None,  # As in `softened_loss`
-    **how,  # Further arguments of `descend`
+    **options,  # Further arguments of `descend`
 ) -> nn.Module:  # The student, in eval mode; its logits are for temperature 1
     "Defensive distillation (Papernot, McDaniel, Wu, Jha, Swami 2016)."
     loss = softened_loss(temperature, weight)
-    descend(teacher, x, y, epochs, loss, generator=generator, **how)
-    return descend(student, x, soft_labels(teacher, x, temperature), epochs, loss, generator=generator, **how)
+    descend(teacher, x, y, epochs, loss, generator=generator, **options)
+    return descend(student, x, soft_labels(teacher, x, temperature), epochs, loss, generator=generator, **options)

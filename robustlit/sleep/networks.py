@@ -149,7 +149,7 @@ _NotNegative = Annotated[float, at_least(0)]
 
 @checked
 def descend(
-    net: nn.Module,  # Trained in place
+    model: nn.Module,  # Trained in place
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     y: Tensor,  # Labels (n,) or targets (n, classes)
     epochs: Annotated[int, at_least(0)] = 2,  # Passes
@@ -159,12 +159,12 @@ def descend(
     batch_size: Count = 100,  # Images a step
     generator: CPUGenerator | None = None,  # Of the order
     callbacks: Iterable = (),  # What else listens
-) -> nn.Module:  # `net`, in eval mode
+) -> nn.Module:  # `model`, in eval mode
     "Plain gradient descent with momentum."
     func = LOSSES[loss] if isinstance(loss, str) else loss
-    opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    Learner(net, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
-    return net.eval()
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    Learner(model, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
+    return model.eval()
 
 # %% ../../nbs/sleep/10_networks.ipynb #2644314f
 def _view(kind, name):
@@ -177,14 +177,14 @@ class View(nn.Module):
     @checked
     def __init__(
         self,
-        net: nn.Module,  # Images to numbers before the last step
+        model: nn.Module,  # Images to numbers before the last step
         kind: Annotated[str, check_with(_view, "cooler")],  # One of `VIEWS`
     ):
         super().__init__()
-        self.net, self.kind = net, kind
+        self.model, self.kind = model, kind
 
     def forward(self, x: Tensor) -> Tensor:
-        return VIEWS[self.kind](self.net(x))
+        return VIEWS[self.kind](self.model(x))
 
 
 VIEWS = Table(

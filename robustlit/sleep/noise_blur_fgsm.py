@@ -57,12 +57,12 @@ def _square(logits, y, target=None):
     return 0.5 * (a - torch.nn.functional.one_hot(y, logits.shape[1])).square().sum(1)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #aa391040
-def _attacked(net, network, x, y, seed) -> list:
+def _attacked(model, network, x, y, seed) -> list:
     rows, probes = [], [("fgsm", *v) for v in views_of(network, "sleep")] + [("random_sign", "logits", "ce")]
     for name, view, loss in probes:
         options = cast(dict, dict(loss=_square if loss == "square" else loss) if name == "fgsm" else {})
         generator = torch.Generator().manual_seed(seed)
-        found = attack_curve(View(net, view), x, y, EPS, name, generator=generator, early_stop=False, **options)
+        found = attack_curve(View(model, view), x, y, EPS, name, generator=generator, early_stop=False, **options)
         most = found.groupby("eps").predicted.agg(lambda p: 100 * p.value_counts().iloc[0] / len(p))
         for r in accuracy_by_eps(found).to_dict("records"):
             shared = dict(stress=name, level=r["eps"], view=view, loss=loss)
@@ -88,13 +88,13 @@ def noise_blur_fgsm(
 ) -> pd.DataFrame:  # stress, level, view, loss, accuracy (percent), most_given (percent), n (images)
     "Accuracy under blur, noise and FGSM, of one network of the comparison (report, figs. 1 and 2)."
     check_int(images, "images", 1)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     (x, y), rows, about = test_part(data, images), [], dict(view="logits", loss="")
     for stress, levels in LEVELS.items():
         for v in levels:
-            logits = logits_of(net, distortion(x, stress, v, seed))
+            logits = logits_of(model, distortion(x, stress, v, seed))
             rows.append(dict(stress=stress, level=v) | about | answers(logits, y))
-    return pd.DataFrame(rows + _attacked(net, network, x, y, seed))
+    return pd.DataFrame(rows + _attacked(model, network, x, y, seed))
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #0e69d43a
 def gain(
@@ -103,7 +103,7 @@ def gain(
     parent: str,  # Against whom
     stress: str,  # A name in `LEVELS`, or "fgsm"
     view: tuple | None = None,  # View and loss that FGSM attacks in both; if None the first of each one's `views_of`
-) -> pd.DataFrame:  # A row a level: mean, low, high (points), p, n (seeds), told (better, worse, or not told apart)
+) -> pd.DataFrame:  # A row a level: mean, low, high (points), p, n (seeds), effect (better, worse, or not told apart)
     "Paired differences of accuracy."
     rows, cell = [], {}
     for name in (network, parent):
@@ -114,8 +114,8 @@ def gain(
         cell[name] = part.pivot_table("accuracy", "seed", "level")
     for level in cell[network]:
         d = paired_difference(cell[network][level], cell[parent][level])
-        told = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
-        rows.append(dict(stress=stress, level=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, told=told))
+        effect = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
+        rows.append(dict(stress=stress, level=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, effect=effect))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bd2e678d
@@ -162,18 +162,18 @@ def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
     "Sleep against its parent, paired."
     table = pd.concat([gain(df, "sleep", "authors", s) for s in ("blur", "noise")])
     table = table[(table["stress"] == "blur") | table["level"].isin(ALL_NOISE)]
-    better, constant = table[table["told"] == "better"], _constant(df)
-    told = (
-        f"better than the parent at {len(better)} of {len(table)} levels, worse at {(table['told'] == 'worse').sum()}"
+    better, constant = table[table["effect"] == "better"], _constant(df)
+    text = (
+        f"better than the parent at {len(better)} of {len(table)} levels, worse at {(table['effect'] == 'worse').sum()}"
     )
-    told += f"; report's reading constant: {'yes' if constant else 'no'}"
+    text += f"; report's reading constant: {'yes' if constant else 'no'}"
     values = {
         f"gain, {s} {v:g}": (_cell(df, "sleep", s, v) - _cell(df, "authors", s, v)).to_numpy()
         for s, v in (("blur", 2.5), ("noise", 0.5))
     }
     values["report's reading"] = _cell(df, "sleep_report", "blur", 0.0).to_numpy()
     only = "the report's reading of the rule" if len(better) and constant else ""
-    return Finding(not len(better), told, values, only_under=only)
+    return Finding(not len(better), text, values, only_under=only)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #913b358b
 @claim(
@@ -191,16 +191,16 @@ def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
 def constant_under_fgsm(df: pd.DataFrame, scale: str) -> Finding:
     "Sleep against its parent under FGSM, cross-entropy of the outputs before the rectifier."
     table = gain(df, "sleep", "authors", "fgsm").query("level > 0")
-    met, constant = bool((table["told"] == "better").all()), _constant(df)
-    told = ", ".join(
+    met, constant = bool((table["effect"] == "better").all()), _constant(df)
+    text = ", ".join(
         f"{r['mean']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] at {r['level']:g}" for r in table.to_dict("records")
     )
     only = "the report's reading of the rule" if constant and not met else ""
     low = gain(lowest_view(df), "sleep", "authors", "fgsm", ("lowest", "any")).query("level == 0.1").iloc[0]
-    told += f"; by the lowest of all views {low['mean']:+.1f} [{low['low']:+.1f}, {low['high']:+.1f}] at 0.1"
+    text += f"; by the lowest of all views {low['mean']:+.1f} [{low['low']:+.1f}, {low['high']:+.1f}] at 0.1"
     at = {name: _cell(df, name, "fgsm", 0.1) for name in ("sleep", "authors")}
     values = {"gain, eps 0.1": at["sleep"] - at["authors"], "eps 0.1": at["sleep"]}
-    return Finding(met, told, {k: v.to_numpy() for k, v in values.items()}, only_under=only)
+    return Finding(met, text, {k: v.to_numpy() for k, v in values.items()}, only_under=only)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #74909b98
 @claim(
@@ -242,8 +242,8 @@ def blur_helps_on_blur(df: pd.DataFrame, scale: str) -> Finding:
     values = {
         n: _cell(df, m, "report_blur", 2.5).to_numpy() for n, m in (("fine-tuned", "blur"), ("control", "control"))
     }
-    told = f"difference {paired_difference(strong, 0 * strong)} at sigma 2.5, {clean.mean():+.2f} clean"
-    return Finding(bool(strong.mean() >= 8 and abs(clean.mean()) <= 1.5), told, values)
+    text = f"difference {paired_difference(strong, 0 * strong)} at sigma 2.5, {clean.mean():+.2f} clean"
+    return Finding(bool(strong.mean() >= 8 and abs(clean.mean()) <= 1.5), text, values)
 
 
 @claim(
@@ -267,8 +267,8 @@ def noise_helps_on_noise(df: pd.DataFrame, scale: str) -> Finding:
     }
     near = {n: abs(salt[n].mean() - p) <= 4 for n, p in (("fine-tuned", 89.58), ("control", 77.36))}
     far = [n for n, ok in near.items() if not ok]
-    told = f"normal noise: {paired_difference(right, 0 * right)}; wrapped noise beyond 4 points of the report: {', '.join(far) or 'none'}"
-    return Finding(bool(right.mean() >= 10 and not far), told, {n: v.to_numpy() for n, v in salt.items()})
+    text = f"normal noise: {paired_difference(right, 0 * right)}; wrapped noise beyond 4 points of the report: {', '.join(far) or 'none'}"
+    return Finding(bool(right.mean() >= 10 and not far), text, {n: v.to_numpy() for n, v in salt.items()})
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #5aedb89d
 @claim(
@@ -292,10 +292,10 @@ def distillation_is_strongest(df: pd.DataFrame, scale: str) -> Finding:
         distillation_of_it=paired_difference(at["convnet_distilled"], at["convnet"]),
     )
     masked = _cell(df, "distilled", "fgsm", 0.1, ("logits", "ce")).mean()
-    told = f"distilled - control {effect}; " + "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in parts.items())
-    told += f"; distilled as deployed (gradient masked) {masked:.1f}"
+    text = f"distilled - control {effect}; " + "; ".join(f"{k.replace('_', ' ')} {v}" for k, v in parts.items())
+    text += f"; distilled as deployed (gradient masked) {masked:.1f}"
     return Finding(
         bool(effect.mean > 3 and parts["distillation_of_it"].low > 0),
-        told,
+        text,
         {n.replace("_", " "): v.to_numpy() for n, v in at.items()},
     )

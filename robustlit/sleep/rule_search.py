@@ -47,7 +47,7 @@ _Radii = tuple[Share, ...]
 
 @checked
 def stressed(
-    net: nn.Module,  # Images to logits
+    model: nn.Module,  # Images to logits
     x: Images,  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,)
     seed: Seed = 0,  # Of the noise
@@ -60,9 +60,9 @@ def stressed(
     shown = [("blur", s, blur(x, s).clamp(0, 1)) for s in sigmas] + [
         ("noise", v, noise(x, v, generator())) for v in variances
     ]
-    rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(net, a), y), n=len(y)) for s, v, a in shown]
+    rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(model, a), y), n=len(y)) for s, v, a in shown]
     for name in ("fgsm", "random_sign") if len(eps) else ():
-        table = accuracy_by_eps(attack_curve(net, x, y, eps, name, generator=generator()))
+        table = accuracy_by_eps(attack_curve(model, x, y, eps, name, generator=generator()))
         rows += [dict(stress=name, level=e, accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
     return pd.DataFrame(rows)
 
@@ -79,7 +79,7 @@ def score(
 # %% ../../nbs/sleep/18_rule_search.ipynb #dcdafdee
 @checked
 def tested(
-    net: nn.Module,  # Images to logits
+    model: nn.Module,  # Images to logits
     x: Images,  # Test images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,)
     seed: Seed = 0,  # Of noise and attacks
@@ -94,14 +94,14 @@ def tested(
 ) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
     "Accuracy under blur, noise and FGSM, with the audit of the attacked network."
     some = torch.linspace(0, len(x) - 1, min(audited, len(x)), device=x.device).long()
-    found = audit(net, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)
+    found = audit(model, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)
     red = "; ".join(found.check[found.red]) or "none"
-    return stressed(net, x, y, seed, eps=eps, **levels).assign(red=red)
+    return stressed(model, x, y, seed, eps=eps, **levels).assign(red=red)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #aa81e025
 @checked
 def search(
-    net: nn.Module,  # Awake; not changed
+    model: nn.Module,  # Awake; not changed
     x: torch.Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], to dream of
     scored: Callable,  # From a network to its score on validation images; more is better
     budget: Count = 20,  # Rules that are tried
@@ -109,18 +109,18 @@ def search(
     seed: Seed = 0,  # Of rules and spikes
 ) -> (
     tuple
-):  # The best network (a copy, or `net` itself), and a row a trial: its score, spikes and parameters; 0 is awake
+):  # The best network (a copy, or `model` itself), and a row a trial: its score, spikes and parameters; 0 is awake
     "Random search for a rule (Bergstra and Bengio 2012)."
-    generator, stages = np.random.default_rng(seed), chain(net, as_floats(x[:2]))
-    s = largest(net, stages, x[:2000])
-    best, top = net, scored(net)
+    generator, stages = np.random.default_rng(seed), chain(model, as_floats(x[:2]))
+    s = largest(model, stages, x[:2000])
+    best, top = model, scored(model)
     trials = [dict(trial=0, score=top)]
     for trial in range(1, budget + 1):
-        rule, other = draw_rule(generator, len(stages), steps), copy.deepcopy(net)
+        rule, other = draw_rule(generator, len(stages), steps), copy.deepcopy(model)
         night = sleep(other, x, rule, torch.Generator().manual_seed(seed), s=s)
         got = scored(other)
-        told = dataclasses.asdict(rule) | dict(thresholds=str([round(t, 2) for t in rule.thresholds]))
-        kept = {k: told[k] for k in ("rate", "increase", "decrease", "thresholds", "scale")}
+        fields = dataclasses.asdict(rule) | dict(thresholds=str([round(t, 2) for t in rule.thresholds]))
+        kept = {k: fields[k] for k in ("rate", "increase", "decrease", "thresholds", "scale")}
         trials.append(dict(trial=trial, score=got, spikes=int(night.spikes.sum()), **kept))
         if got > top:
             best, top = other, got
@@ -156,14 +156,14 @@ def worth_of(
     means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
     groups = means.join(red).groupby([*by, "stress", "level"])
 
-    def told(m, name):
+    def difference(m, name):
         d = paired_difference(m[name].to_numpy(), m["awake"].to_numpy())
         red = m["red"].sum() if "fgsm" in m.index.get_level_values("stress") else 0
         return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + (f", red in {red} of {d.n}" if red else "")
 
     rest = [n for n in means if n != "awake"]
     table = means.groupby([*by, "stress", "level"]).mean()
-    return table.assign(**{f"{n} - awake": groups.apply(told, n) for n in rest})
+    return table.assign(**{f"{n} - awake": groups.apply(difference, n) for n in rest})
 
 
 @checked
