@@ -175,9 +175,9 @@ class Check:
         if not self.accepts(value):
             advice = self.advice if callable(value) else ""
             raise TypeError(f"`{name}` must be {self.want}, got {_shown(value)}{advice}")
-        self.look(value, name)
         if self.each is not None:
             self.each(value, name)
+        self.look(value, name)
 
     def look(self, value, name: str):
         "`ValueError` where a spec does not fit."
@@ -216,7 +216,7 @@ class _Either(Check):
     def takes(self, value):
         try:
             self(value, "value")
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OSError):
             return False
         return True
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Seed, Share, at_least, check_labels, checked, with_columns
+from .checks import Count, Seed, Share, at_least, checked, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -413,7 +413,6 @@ def audit(
 ) -> pd.DataFrame:  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
-    check_labels(y, len(x))
     with torch.random.fork_rng(), eval_mode(model):
         torch.manual_seed(seed)
         return _audited(model, x.float(), y, eps, surrogates, seed)

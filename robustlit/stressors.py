@@ -21,7 +21,20 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attacks import attack_images
-from .checks import Count, Images, Seed, Share, at_least, between, check_choice, checked, one_of, with_columns
+from robustlit.checks import (
+    Count,
+    Images,
+    Seed,
+    Share,
+    at_least,
+    between,
+    check_choice,
+    check_images,
+    check_labels,
+    checked,
+    one_of,
+    with_columns,
+)
 from .corruptions import CALIBRATIONS, GROUPS, blur, corrupt, noise
 from .data import Dataset, as_images
 from .digest import Table
@@ -36,7 +49,8 @@ def images_and_labels(
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
     "The test images of `data`."
     x, y = (data.x_test, data.y_test) if isinstance(data, Dataset) else _pair(data)
-    x = as_images(x) if isinstance(x, Tensor) and x.dtype == torch.uint8 else x
+    check_labels(y, len(x), name="data")
+    x = as_images(x) if x.dtype == torch.uint8 else x
     if images is not None and len(y) > images:
         few = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:images].sort().values.to(y.device)
         x, y = x[few], y[few]
@@ -187,6 +201,7 @@ def stress(
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
+    check_images(x, "data")
     check_model(model, x, y)
     rows = []
     with torch.random.fork_rng(), eval_mode(model):
