@@ -17,7 +17,7 @@ import os
 import re
 import typing
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from .checks import check_choice, check_int
 from .digest import code_digest, definitions, entry_digests
-from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
+from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
 from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
@@ -150,7 +150,7 @@ def stale_by(
     store: Store | None = None,  # Where the confirmations are; by default the project's
 ) -> list:  # Such as ['robustlit.training.train', 'datasets/mnist']; empty if it is not stale
     "Names of the definitions and table entries that are no longer what they were when the record was made."
-    exp = _renamed_to(record.id) or _experiment(record.about["experiment"])
+    exp = _renamed_to(record.id) or find_experiment(record.about["experiment"])
     return list(_Today(exp, store or Store()).stale_by(record))
 
 
@@ -176,14 +176,14 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
 
 # %% ../nbs/evidence/40_records.ipynb #3320b15c
 def recorded(
-    fn: Callable,  # An experiment
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
     force: bool = False,  # Run again although there is a record
     store: Store | None = None,  # Where to look and write; by default the project's
     **params,  # Parameters of the experiment; None means the profile's choice
 ) -> pd.DataFrame:  # The rows
     "Rows of this run: from its record if it has one, else by running it and keeping the record."
-    exp = _experiment(fn)
+    exp = find_experiment(fn)
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
     force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
@@ -201,23 +201,23 @@ def recorded(
 
 
 def key_of(
-    fn: Callable,  # An experiment
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not given come from
     **params,  # Parameters of the experiment
 ) -> str:  # 16 hexadecimal digits
     "The key of a run, without running it."
-    exp = _experiment(fn)
+    exp = find_experiment(fn)
     return exp.key(exp.bind(profile, params))
 
 # %% ../nbs/evidence/40_records.ipynb #0494176e
 def missing(
-    fn: str | Callable,  # An experiment or its name
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not in the grid come from
     grid: dict | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
-    exp, store, grid = _experiment(fn), store or Store(), grid or {}
+    exp, store, grid = find_experiment(fn), store or Store(), grid or {}
     loose = [k for k, v in grid.items() if not isinstance(v, list | tuple | range)]
     if loose:
         raise TypeError(f"`grid` must give each parameter a list of values, got one value for {', '.join(loose)}")
@@ -227,7 +227,7 @@ def missing(
 
 # %% ../nbs/evidence/40_records.ipynb #23523881
 def confirm(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
     store: Store | None = None,  # Where to look; by default the project's
     digests: Iterable | None = None,  # Only of records made by code of these digests; by default of all
@@ -236,7 +236,7 @@ def confirm(
     "State that today's code would give the same rows as the code of the records kept so far."
     if not isinstance(why, str) or not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
-    exp, store = _experiment(which), store or Store()
+    exp, store = find_experiment(which), store or Store()
     kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
     kept = [r for r in kept if digests is None or r.about["digest"] in {*digests}]
     before = _Today(exp, store)
@@ -287,7 +287,7 @@ def _refuse_damaged(store: Store, exp: Experiment):
 
 # %% ../nbs/evidence/40_records.ipynb #f5a8cc4c
 def pack(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look and write; by default the project's
     smoke: bool = False,  # Whether smoke runs are packed too
 ) -> Path:  # The table
@@ -324,9 +324,9 @@ def _is_smoke(name: str, record: Record) -> bool:
     return exp is not None and _size(exp, _texts(exp, record)) == "smoke"
 
 # %% ../nbs/evidence/40_records.ipynb #eb0f682b
-def _name_of(which: str | Callable, store: Store) -> str:
+def _name_of(which: str | Experiment, store: Store) -> str:
     try:
-        return _experiment(which).name
+        return find_experiment(which).name
     except ValueError:
         if isinstance(which, str) and which in store.names():
             return which
@@ -537,7 +537,7 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
 
 # %% ../nbs/evidence/40_records.ipynb #b4ad9b1c
 def records(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
     stale: bool = True,  # Whether records count whose code has changed since
     version: int | None = None,  # By default the experiment's present version
@@ -545,7 +545,7 @@ def records(
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
     "All recorded rows of an experiment as tidy data, a row an observation."
-    exp, store = _experiment(which), store or Store()
+    exp, store = find_experiment(which), store or Store()
     if profile is not None:
         check_choice(profile, (*PROFILES, "custom"), "profile")
     if version is not None:
@@ -562,13 +562,13 @@ def records(
 
 # %% ../nbs/evidence/40_records.ipynb #c4a63098
 def run_table(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
     profile: str | None = None,  # Only runs of this size
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # `key`, `profile`, `stale`, `stale_by` (a tuple of names), `checksum`
     "What runs an experiment has records of, and what each is stale by."
-    exp, store = _experiment(which), store or Store()
+    exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, None, profile, where)
     today = _Today(exp, store) if chosen else None
     causes = [today.stale_by(r) if today else () for r, _, _ in chosen]

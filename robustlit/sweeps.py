@@ -174,7 +174,7 @@ def open_notebook(
     function = getattr(importlib.import_module(module), name, None)
     if not hasattr(function, "experiment"):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
-    return ExperimentNotebook(path, typing.cast(typing.Any, function).experiment, defaults)
+    return ExperimentNotebook(path, function, defaults)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #46767e7f
 @dataclasses.dataclass
@@ -421,7 +421,7 @@ def _by(causes: list) -> str:
 def _status(args) -> int:
     store = Store()
     known = dict.fromkeys([*notebooks(), *sorted(known_experiments())])
-    found = {name: typing.cast(typing.Any, find_experiment(name)).experiment for name in known}
+    found = {name: find_experiment(name) for name in known}
     renamed = {exp.id for exp in found.values()}  # whose old tables and folders are looked into under the new name
     print(f"{'experiment':38} {'profile':8} {'done':>5} {'stale':>6}")
     for name, exp in found.items():

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import types
 import warnings
 from pathlib import Path
 
@@ -393,7 +392,7 @@ def renamed(store):
 
 
 def test_a_renamed_experiment_keeps_its_records_and_pack_moves_the_table(renamed, store, capsys):
-    assert renamed.experiment.name == "local/newer" and records(renamed).seed.tolist() == [0, 1]
+    assert renamed.name == "local/newer" and records(renamed).seed.tolist() == [0, 1]
     assert find_experiment("local/older") is renamed
     recorded(renamed, "cpu", seed=1)
     assert "reused" in capsys.readouterr().out
@@ -422,7 +421,7 @@ def test_the_cell_of_a_notebook_may_run_beside_its_module(renamed):
     cell.__module__ = "__main__"
     there = experiment(cpu=dict(seed=(0, 1)), group="beside", id="local/older")(cell)
     assert exps._registry["beside/newer"] is there and "local/newer" not in exps._registry
-    exps._register(renamed.experiment, renamed)  # the module, imported after the cell ran
+    exps._register(renamed)  # the module, imported after the cell ran
     assert exps._registry["local/newer"] is renamed and "beside/newer" not in exps._registry
 
 
@@ -432,7 +431,7 @@ def test_a_name_that_several_papers_have_asks_which(monkeypatch):
         monkeypatch.setitem(exps._registry, f"{group}/twin", fn)
     with pytest.raises(ValueError, match="say 'one/twin' or 'two/twin'"):
         find_experiment("twin")
-    assert find_experiment("two/twin").experiment.name == "two/twin"
+    assert find_experiment("two/twin").name == "two/twin"
 
 
 def test_a_later_parameter_changes_no_key_at_its_added_value():
@@ -926,11 +925,7 @@ def test_the_first_form_of_confirmations_is_read(aging, store):
     recorded(aging(), seed=0)
     fn = aging(MODULE.replace("x * SCALE", "SCALE * x"))
     (record,) = store.load("local/aging").values()
-    told = [
-        dict(
-            record_digest=record.about["digest"], code_digest=rec.code_digest(fn.experiment.function), why="a", when="b"
-        )
-    ]
+    told = [dict(record_digest=record.about["digest"], code_digest=rec.code_digest(fn.function), why="a", when="b")]
     (store.results / "local").mkdir(parents=True)
     (store.results / "local/aging.confirmed.json").write_text(json.dumps(told))
     assert not records(fn).stale.any()
@@ -986,7 +981,7 @@ def test_rows_stand_beside_their_parameters():
 
 def test_other_versions_do_not_mix():
     recorded(slope)
-    newer = types.SimpleNamespace(experiment=dataclasses.replace(slope.experiment, version=3))
+    newer = dataclasses.replace(slope, version=3)
     assert len(records(newer)) == 0 and len(records(newer, version=2)) == 3
 
 
@@ -1039,8 +1034,8 @@ def in_notebook(name, **names):
 
 def name_of(fn):
     call = experiment(smoke=dict(seed=0))(fn)
-    exps._registry.pop(call.experiment.name)
-    return call.experiment.name
+    exps._registry.pop(call.name)
+    return call.name
 
 
 def test_a_notebooks_function_belongs_to_the_paper_that_its_default_exp_names(tmp_path, monkeypatch):
