@@ -37,6 +37,6 @@ def common_corruptions(
 ) -> pd.DataFrame:  # suite, stressor ("clean" among them), strength, unit, accuracy, ece (percent), n (images)
     "Accuracy under every corruption at every severity."
     check_int(images, "images", 1)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    rows = stress(net, test_part(data, images), "corruptions", images=None, seed=seed)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    rows = stress(model, test_part(data, images), "corruptions", images=None, seed=seed)
     return rows[["suite", "stressor", "strength", "unit", "accuracy", "ece", "n"]]
