@@ -275,8 +275,7 @@ def experiment(
     group: str | None = None,  # First half of the name; by default the paper whose folder holds the module
     id: str | None = None,  # Where the experiment was renamed: the name under which its records were made
     added: dict | None = None,  # Parameters that came after the first records, at the value that changes nothing
-    upgrade: Callable
-    | None = None,  # Where columns were renamed: from rows as any record holds them to rows as they are now
+    upgrade: _Upgrade = None,  # Where columns were renamed: from rows of any age to rows as of now
 ) -> Callable[[typing.Any], Experiment]:  # A decorator
     "Make a function an `Experiment`, which is called as the function is."
     check_int(version, "version", low=1)

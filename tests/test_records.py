@@ -488,6 +488,32 @@ def with_schema(record, schema):
     return table.append_column("mood", pa.array(["fine"] * len(table)))
 
 
+def test_rows_of_older_records_come_with_the_columns_of_now(store):
+    "A column is renamed and another comes: records on disk are not touched, and old and new are read alike."
+    exps._registry.pop("local/moving", None)
+    old = experiment(version=1, cpu=dict(seed=0))(named("moving", "return pd.DataFrame(dict(level=[1, 2], hit=seed))"))
+    before = recorded(old, "cpu", seed=1)
+    path = store.run_paths("local/moving")[0]
+    bits = path.read_bytes()
+    now = lambda rows: rows if "unit" in rows else rows.rename(columns=dict(level="strength")).assign(unit="eps")
+    source = "return pd.DataFrame(dict(strength=[1, 2], hit=seed, unit='eps'))"
+    new = experiment(version=1, cpu=dict(seed=0), upgrade=now)(named("moving", source))
+    again, fresh = recorded(new, "cpu", seed=1), recorded(new, "cpu", seed=2)
+    assert before.columns.tolist() == ["level", "hit"] and again.columns.tolist() == ["strength", "hit", "unit"]
+    assert again.strength.tolist() == before.level.tolist() and fresh.columns.tolist() == again.columns.tolist()
+    found = records(new)
+    assert "level" not in found and found[["strength", "hit", "unit"]].to_numpy().tolist() == [
+        [1, 1, "eps"],
+        [2, 1, "eps"],
+        [1, 2, "eps"],
+        [2, 2, "eps"],
+    ]
+    pack(new, store)
+    assert records(new)[found.columns.drop("stale")].equals(found.drop(columns="stale")) and path.read_bytes() == bits
+    assert read_records(store.table_path("local/moving"))[0].rows.column_names == ["level", "hit"]
+    exps._registry.pop("local/moving")
+
+
 @pytest.mark.parametrize("name, seeds", [("schema-1", [0]), ("schema-2", [1]), ("schema-1-and-2", [0, 1])])
 def test_records_of_every_schema_are_read(name, seeds, drifted, store):
     found = read_records(SCHEMAS / f"{name}.parquet")
