@@ -245,7 +245,7 @@ def test_levels_by_default_are_the_reports():
 
 
 def test_unknown_copies_are_refused():
-    with pytest.raises(ValueError, match="`how` is unknown"):
+    with pytest.raises(ValueError, match="`kind` is unknown"):
         distorted_copies(pixels(2, 1, 4, 4), "adversarial", seeded())
 
 
