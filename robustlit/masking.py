@@ -11,6 +11,7 @@ __all__ = ['CHECKS', 'LADDER', 'Subject', 'student_of', 'Scaled', 'Back', 'audit
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import check_int, check_labels, check_number
+from .checks import Count, Seed, Share, at_least, checked, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -28,13 +29,14 @@ from .stressors import images_and_labels
 class Subject:
     "The model under audit, its images, and every attack made on it so far."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # In eval mode
         x: Tensor,  # Images in [0, 1]
         y: Tensor,  # Labels
-        eps: float,  # Radius, in pixel units
-        seed: int,  # Of random starts and noise
+        eps: Share,  # Radius, in pixel units
+        seed: Seed,  # Of random starts and noise
         surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data
     ):
         self.model, self.x, self.y, self.eps, self.seed, self.surrogates = model, x, y, eps, seed, list(surrogates)
@@ -280,10 +282,11 @@ def _no_gradients(s):
     )
 
 # %% ../nbs/robustness/60_masking.ipynb #38a90050
+@checked
 def student_of(
     s: Subject,  # Whose answers it learns
-    steps: int = 400,  # Of Adam
-    width: int = 128,  # Hidden units
+    steps: Annotated[int, at_least(0)] = 400,  # Of Adam
+    width: Count = 128,  # Hidden units
 ) -> nn.Module:  # Images in [0, 1] to logits
     "A small network fitted to a model's answers around the audited images."
     with torch.random.fork_rng(), torch.enable_grad():
@@ -327,6 +330,7 @@ def _random_noise(s):
 class Scaled(nn.Module):
     "A model with its logits multiplied."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Images to logits
@@ -356,6 +360,7 @@ LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)
 class Back(nn.Module):
     "A model behind the way back from [0, 1] to the range that its images came in."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Takes images in the range `low` to `high`
@@ -397,20 +402,17 @@ def _unusable(model, x, y) -> str:
     return ""
 
 
+@checked
 def audit(
     model: nn.Module,  # Images to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
-    eps: float | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
-    images: int | None = 200,  # How many to use; all if None
+    eps: Share | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
+    images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
-    seed: int = 0,  # Of random starts and noise
+    seed: Seed = 0,  # Of random starts and noise
 ) -> pd.DataFrame:  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module")
     x, y = images_and_labels(data, images)
-    check_labels(y, len(x)), check_int(seed, "seed", 0)
-    eps = None if eps is None else check_number(eps, "eps", 0, 1)
     with torch.random.fork_rng(), eval_mode(model):
         torch.manual_seed(seed)
         return _audited(model, x.float(), y, eps, surrogates, seed)
@@ -441,8 +443,9 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
     return table
 
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
+@checked
 def audit_summary(
-    table: pd.DataFrame,  # From `audit`
+    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

@@ -29,6 +29,7 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # By its mean and spread
@@ -52,12 +53,13 @@ def _grey_stem(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 class ResNet(models.ResNet):
     "Torchvision's, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],  # What it repeats
-        repeats: tuple,  # Blocks of the four stages
+        repeats: tuple[Count, ...],  # Blocks of the four stages
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 64,  # Channels of the first stage
+        width: Count = 64,  # Channels of the first stage
     ):
         self.width = width
         super().__init__(block, list(repeats), num_classes=data.n_classes)
@@ -81,10 +83,11 @@ class ResNet(models.ResNet):
 class SqueezeNet(models.SqueezeNet):
     "Torchvision's version 1.1, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 64,  # Channels of the first convolution
+        width: Count = 64,  # Channels of the first convolution
     ):
         super().__init__("1_1", num_classes=data.n_classes)
         if width != 64:
@@ -114,10 +117,11 @@ class SqueezeNet(models.SqueezeNet):
 class ShuffleNet(models.ShuffleNetV2):
     "Torchvision's version 2, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 116,  # Channels of the first stage, an even number
+        width: Count = 116,  # Channels of the first stage, an even number
     ):
         if width % 2:
             raise ValueError(f"`width` must be even for ShuffleNet, which splits its channels in halves, got {width}")

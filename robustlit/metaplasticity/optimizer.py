@@ -10,6 +10,7 @@ __all__ = ['CORES', 'damping', 'MetaplasticAdam']
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #c1249c61
 import math
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import numba
 import numpy as np
@@ -18,18 +19,22 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ..checks import check_choice, check_number
+from ..checks import at_least, below, check_values, checked
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #9c40e3b6
+_NotNegative = Annotated[float, at_least(0)]
+_Decay = Annotated[float, at_least(0), below(1)]
+
+
+@checked
 def damping(
     w: Tensor,  # Hidden weights, any shape
-    meta: float = 1.35,  # How fast a weight hardens with its size, >= 0
+    meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
 ) -> Tensor:  # Between 0 (frozen) and 1 (free), the shape of `w`
     "What is left of a step towards zero: $1-\\tanh^2(meta\\,|w|)$, Laborieux et al. (2021), eq. 1."
-    check_number(meta, "meta", low=0)
     return 1 - (meta * w).tanh() ** 2
 
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #c7e9016b
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #999cf512
 def _move_plain(p, g, m, v, b1, b2, decay, s, eps, meta):
     g = g.add(p, alpha=decay)
     m.mul_(b1).add_(g, alpha=1 - b1)
@@ -47,7 +52,7 @@ def _as_float(typingctx, x):
 
     return types.float32(types.int32), codegen
 
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #8690861e
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #766f8aee
 _F = np.float32
 
 
@@ -79,7 +84,7 @@ def _step_part(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta):
         u = mi * (_F(4) * e / (q * q)) if w[i] * mi > _F(0) else mi
         w[i] -= s * u / (np.sqrt(vi) + eps)
 
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #4ef0772a
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #716ba010
 @njit(parallel=True, cache=True)
 def _step_parallel(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta, parts):
     n = w.shape[0]
@@ -101,7 +106,7 @@ def _move_fused(p, g, m, v, b1, b2, decay, s, eps, meta):
     numba.set_num_threads(parts)
     _step_parallel(*arrays, *numbers, parts)
 
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #3e37937f
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #5b410ca2
 def _can_fuse(p, g, state, fused) -> bool:
     "Whether this parameter takes the compiled pass; `RuntimeError` where it is asked for and cannot be."
     arrays = (p, g, state["exp_avg"], state["exp_avg_sq"])
@@ -109,14 +114,6 @@ def _can_fuse(p, g, state, fused) -> bool:
     if fused and not able:
         raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
     return able if fused is None else fused
-
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #8074199a
-def _check_group(group: dict):
-    for name in ("lr", "meta", "eps", "weight_decay"):
-        check_number(group[name], name, low=0)
-    for beta in group["betas"]:
-        if check_number(beta, "betas", 0, 1) == 1:
-            raise ValueError(f"`betas` must be below 1, got {group['betas']}")
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #b6149eea
 class MetaplasticAdam(torch.optim.Optimizer):
@@ -126,23 +123,23 @@ class MetaplasticAdam(torch.optim.Optimizer):
     Raises `ValueError` for settings out of range and `RuntimeError` for sparse gradients.
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable,  # Parameters or parameter groups
-        lr: float = 0.005,  # Step size, > 0
-        meta: float = 1.35,  # How fast a weight hardens with its size, >= 0
-        betas: tuple = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
-        eps: float = 1e-8,  # Added to the uncorrected root of the second moment
-        weight_decay: float = 1e-7,  # Added to the gradient as `weight_decay` * w
+        lr: _NotNegative = 0.005,  # Step size, > 0
+        meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+        betas: tuple[_Decay, _Decay] = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
+        eps: _NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
+        weight_decay: _NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
         fused: bool | None = None,  # One compiled pass on the CPU; None: where it applies
     ):
-        if fused is not None:
-            check_choice(fused, (True, False), "fused")
         super().__init__(params, dict(lr=lr, meta=meta, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused))
         for group in self.param_groups:
-            _check_group(group)
+            check_values(MetaplasticAdam, {k: v for k, v in group.items() if k in self.defaults})
 
     @torch.no_grad()
+    @checked
     def step(
         self,
         closure: Callable | None = None,  # Recomputes the loss, as for any torch optimizer

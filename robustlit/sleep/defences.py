@@ -10,7 +10,8 @@ __all__ = ['SIGMAS', 'VARIANCES', 'authors_blur', 'report_blur', 'wrapped_noise'
 
 # %% ../../nbs/sleep/15_defences.ipynb #53421c28
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,18 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import check_choice, check_images, check_int, check_number
+from robustlit.checks import (
+    CPUGenerator,
+    Count,
+    Images,
+    Labels,
+    Share,
+    at_least,
+    check_choice,
+    checked,
+    not_empty,
+    one_of,
+)
 from ..corruptions import blur, noise
 from .networks import as_floats, descend
 from ..evaluation import eval_mode
@@ -28,31 +40,35 @@ SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 VARIANCES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
+_NotNegative = Annotated[float, at_least(0)]
+
+
+@checked
 def authors_blur(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    sigma: float,  # Pixels, >= 0
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    sigma: _NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape
     "Gaussian blur as in the authors' code."
     return blur(x, sigma, "nearest", math.ceil(2 * sigma)).clamp(0, 1)
 
 
+@checked
 def report_blur(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    sigma: float,  # Pixels, >= 0
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    sigma: _NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape, of whole grey levels
     "Gaussian blur as in the report's code: of bytes."
-    check_images(x), check_number(sigma, "sigma", 0)
     levels = (x * 255).round().byte().cpu().numpy()
     return torch.from_numpy(gaussian_filter(levels, (0, 0, sigma, sigma))).to(x) / 255
 
 
+@checked
 def wrapped_noise(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    variance: float,  # Of the noise, in squared grey levels
-    generator: torch.Generator | None = None,  # On the CPU
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    variance: _NotNegative,  # Of the noise, in squared grey levels
+    generator: CPUGenerator | None = None,  # On the CPU
 ) -> Tensor:  # Same shape, of whole grey levels
     "The report's noise: added to bytes, which wrap around."
-    check_images(x), check_number(variance, "variance", 0)
     level = (x * 255).round() + math.sqrt(variance) * torch.randn(x.shape, generator=generator).to(x.device)
     return (level.trunc() % 256) / 255
 
@@ -71,19 +87,18 @@ def distortion(
     return noise(x, level, generator) if stress == "noise" else wrapped_noise(x, level, generator)
 
 # %% ../../nbs/sleep/15_defences.ipynb #b45805d4
+@checked
 def distorted_copies(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    kind: str,  # "blur", "noise" or "wrapped_noise"
-    generator: torch.Generator,  # On the CPU
-    levels: Iterable | None = None,  # Sigmas or variances; by default `SIGMAS` or `VARIANCES`
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    kind: Annotated[str, one_of(("blur", "noise", "wrapped_noise"))],  # "blur", "noise" or "wrapped_noise"
+    generator: CPUGenerator,  # On the CPU
+    levels: Annotated[Collection, not_empty] | None = None,  # Sigmas or variances; by default `SIGMAS` or `VARIANCES`
 ) -> Tensor:  # Same shape
     "Every image distorted by a level drawn from the list."
     funcs = dict(blur=lambda x, v: authors_blur(x, v), noise=lambda x, v: noise(x, v, generator))
     funcs |= dict(wrapped_noise=lambda x, v: wrapped_noise(x, v, generator))
-    func = funcs[check_choice(kind, funcs, "kind")]
+    func = funcs[kind]
     levels = list((SIGMAS if kind == "blur" else VARIANCES) if levels is None else levels)
-    if not levels:
-        raise ValueError("`levels` must hold at least one level, got none")
     drawn, out = torch.randint(len(levels), (len(x),), generator=generator), x.clone()
     for k, level in enumerate(levels):
         ids = (drawn == k).nonzero().flatten().to(x.device)
@@ -92,16 +107,17 @@ def distorted_copies(
     return out
 
 
+@checked
 def adversarial_copies(
     model: nn.Module,  # Images to logits
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    y: Tensor,  # Labels
-    generator: torch.Generator,  # On the CPU
-    share: float = 1 / 12,  # Of the images that are exchanged
-    amplitude: float = 0.1,  # Largest step of a pixel
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    y: Labels,  # Labels
+    generator: CPUGenerator,  # On the CPU
+    share: Share = 1 / 12,  # Of the images that are exchanged
+    amplitude: Share = 0.1,  # Largest step of a pixel
 ) -> Tensor:  # Same shape
     "Some images exchanged for FGSM images with a step of its own for every pixel (authors' code)."
-    ids = torch.randperm(len(x), generator=generator)[: round(len(x) * check_number(share, "share", 0, 1))].to(x.device)
+    ids = torch.randperm(len(x), generator=generator)[: round(len(x) * share)].to(x.device)
     a, out = x[ids], x.clone()
     if not len(ids):
         return out
@@ -111,39 +127,40 @@ def adversarial_copies(
     return out
 
 # %% ../../nbs/sleep/15_defences.ipynb #444e8b1d
+_Temperature = Annotated[float, at_least(1e-6)]
+
+
+@checked
 def softened_loss(
-    temperature: float = 50.0,  # By which logits are divided, > 0
+    temperature: _Temperature = 50.0,  # By which logits are divided, > 0
     weight: float | None = None,  # Of the loss; the temperature if None: then first steps are as long as without it
 ):  # A function of logits and labels, or of logits and probabilities
     "Cross-entropy at a temperature."
-    t = check_number(temperature, "temperature", 1e-6)
+    t = temperature
     return lambda z, y: (t if weight is None else weight) * F.cross_entropy(z / t, y)
 
 
+@checked
 def soft_labels(
     model: nn.Module,  # The teacher
     x: Tensor,  # Images, uint8 or floats in [0, 1]
-    temperature: float = 50.0,  # By which logits are divided
-    batch_size: int = 1000,  # At a time
+    temperature: _Temperature = 50.0,  # By which logits are divided
+    batch_size: Count = 1000,  # At a time
 ) -> Tensor:  # Probabilities (n, classes)
     "What the teacher makes of the training images."
     with eval_mode(model):
-        return torch.cat(
-            [
-                (model(as_floats(part)) / temperature).softmax(1)
-                for part in x.split(check_int(batch_size, "batch_size", 1))
-            ]
-        )
+        return torch.cat([(model(as_floats(part)) / temperature).softmax(1) for part in x.split(batch_size)])
 
 
+@checked
 def distil(
     teacher: nn.Module,  # Trained in place
     student: nn.Module,  # Of the same shape, trained in place
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     y: Tensor,  # Labels
-    temperature: float = 50.0,  # Of both trainings
-    epochs: int = 2,  # Passes of each
-    generator: torch.Generator | None = None,  # Of the order
+    temperature: _Temperature = 50.0,  # Of both trainings
+    epochs: Annotated[int, at_least(0)] = 2,  # Passes of each
+    generator: CPUGenerator | None = None,  # Of the order
     weight: float | None = None,  # As in `softened_loss`
     **options,  # Further arguments of `descend`
 ) -> nn.Module:  # The student, in eval mode; its logits are for temperature 1
