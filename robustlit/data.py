@@ -7,7 +7,7 @@ Docs: https://robustlit.github.io/robustlit/learning/data.html.md"""
 # %% auto #0
 __all__ = ['Dataset', 'as_images', 'Batches', 'flip_and_crop', 'patch_dataset', 'load']
 
-# %% ../nbs/learning/10_data.ipynb #9be5b56a
+# %% ../nbs/learning/10_data.ipynb #fca2e7b0
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from .checks import check_bytes, check_int, check_labels, check_number
 from .sources import KNOWN, available, cache_dir, data_dirs, read_arrays  # noqa: F401  # chkstyle: ignore
 
-# %% ../nbs/learning/10_data.ipynb #342ab041
+# %% ../nbs/learning/10_data.ipynb #acd04b30
 def _moments(x):
     "Mean and standard deviation of each channel, as tuples, on the [0, 1] scale; a constant channel has `std` 1."
     if not len(x):
@@ -34,7 +34,18 @@ def _moments(x):
     std = (square / (len(x) * x[0, 0].numel()) - mean**2).clamp(min=0).sqrt()
     return tuple((mean / 255).tolist()), tuple(s / 255 if s > 1e-3 else 1.0 for s in std.tolist())
 
-# %% ../nbs/learning/10_data.ipynb #7f6416c3
+# %% ../nbs/learning/10_data.ipynb #6299638b
+def _described(data):
+    "Three lines on a dataset: images, classes, statistics."
+    counts = f"{len(data.x_train):,} training, {len(data.x_valid):,} validation, {len(data.x_test):,} test"
+    names = ", ".join(data.classes if data.n_classes <= 12 else (*data.classes[:10], "..."))
+    show = lambda v: ", ".join(f"{i:.4f}" for i in v)
+    return (
+        f"{data.name}: {counts} images of {'x'.join(map(str, data.shape))} on {data.x_train.device}\n"
+        f"{data.n_classes} classes: {names}\nmean {show(data.mean)}, std {show(data.std)}"
+    )
+
+# %% ../nbs/learning/10_data.ipynb #749defbb
 @dataclass(repr=False, eq=False)
 class Dataset:
     "Images and labels for training, validation and test, all on one device."
@@ -90,15 +101,9 @@ class Dataset:
         return replace(self, **parts, **again)
 
     def __repr__(self):
-        counts = f"{len(self.x_train):,} training, {len(self.x_valid):,} validation, {len(self.x_test):,} test"
-        names = ", ".join(self.classes if self.n_classes <= 12 else (*self.classes[:10], "..."))
-        show = lambda v: ", ".join(f"{i:.4f}" for i in v)
-        return (
-            f"{self.name}: {counts} images of {'x'.join(map(str, self.shape))} on {self.x_train.device}\n"
-            f"{self.n_classes} classes: {names}\nmean {show(self.mean)}, std {show(self.std)}"
-        )
+        return _described(self)
 
-# %% ../nbs/learning/10_data.ipynb #6b5658da
+# %% ../nbs/learning/10_data.ipynb #828f73ba
 def _shares(counts, n, least):
     "How many of `n` fall to each class, in proportion to `counts`, at least `least` where there are that many."
     low = np.minimum(counts, least)
@@ -107,7 +112,7 @@ def _shares(counts, n, least):
     k[np.argsort(k - exact, kind="stable")[: n - k.sum()]] += 1
     return k
 
-# %% ../nbs/learning/10_data.ipynb #767094dc
+# %% ../nbs/learning/10_data.ipynb #4c888379
 def _stratified(y, n, seed, least=0):
     "Indices of `n` of the labels `y`, in rising order, stratified by class."
     labels = y.cpu()
@@ -117,7 +122,7 @@ def _stratified(y, n, seed, least=0):
     picked = [part[:k] for part, k in zip(order.split(counts.tolist()), _shares(counts, n, least))]
     return torch.cat(picked).sort().values.to(y.device) if picked else order.to(y.device)
 
-# %% ../nbs/learning/10_data.ipynb #c8076a11
+# %% ../nbs/learning/10_data.ipynb #e7b0a7f6
 def _choose(x, y, n, seed, name):
     "`n` images of `x` and their labels, all if `n` is None; no class is lost."
     if n is None:
@@ -131,7 +136,7 @@ def _choose(x, y, n, seed, name):
     keep = _stratified(y, n, seed, least=1)
     return x[keep], y[keep]
 
-# %% ../nbs/learning/10_data.ipynb #5fb96801
+# %% ../nbs/learning/10_data.ipynb #7befadbd
 def as_images(
     x: Tensor,  # uint8, any shape
 ) -> Tensor:  # float32 of the same shape, in [0, 1]
@@ -140,7 +145,7 @@ def as_images(
         raise TypeError(f"`x` must be a uint8 tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     return x.float().div_(255)
 
-# %% ../nbs/learning/10_data.ipynb #f3c46172
+# %% ../nbs/learning/10_data.ipynb #5ba5097b
 def _check_permutation(p, n, device):
     "`p` on `device` if it names each of `n` pixels once."
     if not isinstance(p, Tensor) or p.dtype != torch.int64 or p.shape != (n,):
@@ -150,7 +155,7 @@ def _check_permutation(p, n, device):
         raise ValueError(f"`permutation` must name each pixel from 0 to {n - 1} once")
     return p.to(device)
 
-# %% ../nbs/learning/10_data.ipynb #b0f69b2f
+# %% ../nbs/learning/10_data.ipynb #5e36767f
 class Batches:
     "Batches of float images in [0, 1] and their labels, cut from uint8 tensors on their device."
 
@@ -201,7 +206,7 @@ class Batches:
         for _, (xb, yb) in zip(range(len(self)), pairs):
             yield self._finish(xb), yb
 
-# %% ../nbs/learning/10_data.ipynb #2e75b117
+# %% ../nbs/learning/10_data.ipynb #c960f55e
 def flip_and_crop(
     padding: int = 4,  # Largest shift in pixels, in both directions
     flip: bool = True,  # Mirror every other image, on average
@@ -224,7 +229,7 @@ def flip_and_crop(
 
     return augment
 
-# %% ../nbs/learning/10_data.ipynb #a9feff4f
+# %% ../nbs/learning/10_data.ipynb #87255ae6
 def _held_out(y, valid):
     "How many of the labels `y` `valid` stands for."
     low = len(y.unique())
@@ -239,7 +244,7 @@ def _held_out(y, valid):
         )
     return n
 
-# %% ../nbs/learning/10_data.ipynb #93b4f5dd
+# %% ../nbs/learning/10_data.ipynb #1123c70e
 def _split(x, y, n, seed):
     "What is left of the images, and the `n` that are held out."
     if not n:
@@ -248,7 +253,7 @@ def _split(x, y, n, seed):
     out[_stratified(y, n, seed)] = True
     return (x[~out], y[~out]), (x[out], y[out])
 
-# %% ../nbs/learning/10_data.ipynb #bcdb094d
+# %% ../nbs/learning/10_data.ipynb #c1d365da
 def _resized(x, size):
     "Square images of side `size`, cut to their middle and resized like pictures."
     h, w = x.shape[2:]
@@ -259,7 +264,7 @@ def _resized(x, size):
     parts = [F.interpolate(b.float(), (size, size), mode="bilinear", antialias=True) for b in x.split(1000)]
     return torch.cat(parts).round_().clamp_(0, 255).byte()
 
-# %% ../nbs/learning/10_data.ipynb #48aa1b97
+# %% ../nbs/learning/10_data.ipynb #e904f921
 def _class_names(name, arrays):
     "The names in the files, else those of a known dataset, else the numbers of the training labels."
     known = KNOWN[name].classes if name in KNOWN else ()
@@ -268,7 +273,7 @@ def _class_names(name, arrays):
     names = tuple(arrays.pop("classes").tolist())
     return known if names == tuple(map(str, range(len(known)))) else names
 
-# %% ../nbs/learning/10_data.ipynb #1476f255
+# %% ../nbs/learning/10_data.ipynb #2c3afaea
 def _dataset(name, arrays, size, valid, seed):
     "A `Dataset` from arrays, with the parts held out that are missing."
     classes = _class_names(name, arrays)
@@ -284,7 +289,7 @@ def _dataset(name, arrays, size, valid, seed):
     train, held = (train, (t["x_valid"], t["y_valid"])) if own else _split(*train, n, seed)
     return Dataset(name, train[0], train[1], held[0], held[1], test[0], test[1], classes)
 
-# %% ../nbs/learning/10_data.ipynb #a71c589a
+# %% ../nbs/learning/10_data.ipynb #c4f1a842
 def patch_dataset(
     shared: int = 10,  # Pixels bright in every class
     own: int = 15,  # Pixels bright in one class only
@@ -312,7 +317,7 @@ def patch_dataset(
     (x, y), (x_test, y_test) = draw(n_train, "n_train"), draw(n_test, "n_test")
     return Dataset("patches", x, y, x[:0], y[:0], x_test, y_test, ("A", "B", "C", "D"))
 
-# %% ../nbs/learning/10_data.ipynb #984a84ef
+# %% ../nbs/learning/10_data.ipynb #122f6869
 def load(
     name: str | Path = "digits",  # One of `KNOWN`; or a folder, zip or `.npz`, by path or by name in a data folder
     root: str | Path | None = None,  # A folder to look in before the others of `data_dirs`
