@@ -7,7 +7,7 @@ Docs: https://robustlit.github.io/robustlit/robustness/image_operations.html.md"
 # %% auto #0
 __all__ = ['GREY', 'blur']
 
-# %% ../nbs/robustness/32_image_operations.ipynb #371264fa
+# %% ../nbs/robustness/32_image_operations.ipynb #2955d36a
 import math
 from functools import lru_cache
 from typing import Annotated
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .checks import at_least, checked, one_of
 
-# %% ../nbs/robustness/32_image_operations.ipynb #9c89ff12
+# %% ../nbs/robustness/32_image_operations.ipynb #b3989f7e
 def _hash(x: Tensor, key: Tensor | int = 0) -> Tensor:
     "An int32 tensor scrambled in place, `key` added halfway."
     x ^= (x >> 16) & 0xFFFF
@@ -30,7 +30,7 @@ def _hash(x: Tensor, key: Tensor | int = 0) -> Tensor:
     x ^= (x >> 16) & 0xFFFF
     return x
 
-# %% ../nbs/robustness/32_image_operations.ipynb #f3e04d5b
+# %% ../nbs/robustness/32_image_operations.ipynb #8ae46d98
 class _Streams:
     "Random numbers for each image of a batch, and what the caller asked for."
 
@@ -53,7 +53,7 @@ class _Streams:
         "Normal of mean 0, by the inverse error function; the factor keeps a rounded 2^31 below one."
         return self.bits(*shape).float().mul_(2**-31 * (1 - 2**-24)).erfinv_().mul_(math.sqrt(2) * std)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #5b24e29b
+# %% ../nbs/robustness/32_image_operations.ipynb #4292014a
 def _seeds(n, generator, index):
     "One int64 seed an image: the generator's next ones, or, given `index`, those at these places from its start."
     seeds = lambda n, g: torch.randint(-(2**63), 2**63 - 1, (n,), generator=g)
@@ -67,7 +67,7 @@ def _seeds(n, generator, index):
     again = torch.Generator().manual_seed(generator.initial_seed())
     return seeds(int(index.max()) + 1 if n else 0, again)[index]
 
-# %% ../nbs/robustness/32_image_operations.ipynb #4c8e0eeb
+# %% ../nbs/robustness/32_image_operations.ipynb #33405343
 def _fold(i: np.ndarray, n: int, border: str) -> np.ndarray:
     "Indices from anywhere brought into 0 ... `n` - 1."
     if border == "nearest":
@@ -76,7 +76,7 @@ def _fold(i: np.ndarray, n: int, border: str) -> np.ndarray:
     i = i % turn
     return np.where(i >= n, turn - i - (border == "reflect"), i)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #f4a51f50
+# %% ../nbs/robustness/32_image_operations.ipynb #6f8781be
 def _band(n: int, weights: np.ndarray, border: str) -> np.ndarray:
     "The (n, n) matrix that correlates a row of `n` pixels with an odd number of weights."
     r, m = len(weights) // 2, np.zeros((n, n))
@@ -84,14 +84,14 @@ def _band(n: int, weights: np.ndarray, border: str) -> np.ndarray:
     np.add.at(m, (np.arange(n)[:, None].repeat(2 * r + 1, 1), at), np.broadcast_to(weights, at.shape))
     return m
 
-# %% ../nbs/robustness/32_image_operations.ipynb #aef4a2c9
+# %% ../nbs/robustness/32_image_operations.ipynb #e69c8aea
 def _apply(x: Tensor, rows: np.ndarray | None, columns: np.ndarray | None) -> Tensor:
     "`rows` @ image @ `columns`.T for every image and channel."
     if columns is not None:
         x = x @ torch.as_tensor(columns.T, dtype=x.dtype, device=x.device)
     return x if rows is None else torch.as_tensor(rows, dtype=x.dtype, device=x.device) @ x
 
-# %% ../nbs/robustness/32_image_operations.ipynb #f525f0c7
+# %% ../nbs/robustness/32_image_operations.ipynb #d854e688
 @lru_cache(256)
 def _blur_matrix(n, sigma, border, radius):
     if sigma <= 0 or radius < 1:
@@ -99,7 +99,7 @@ def _blur_matrix(n, sigma, border, radius):
     w = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     return _band(n, w / w.sum(), border)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #5a646b56
+# %% ../nbs/robustness/32_image_operations.ipynb #c7dccd1b
 _Sigma = Annotated[float, at_least(0)]
 _Border = Annotated[str, one_of(("nearest", "reflect", "mirror"))]
 
@@ -117,7 +117,7 @@ def blur(
     matrix = lambda n: _blur_matrix(n, sigma, border, radius)
     return _apply(x, matrix(x.shape[-2]), None if vertical_only else matrix(x.shape[-1]))
 
-# %% ../nbs/robustness/32_image_operations.ipynb #e30eeb26
+# %% ../nbs/robustness/32_image_operations.ipynb #79233cc8
 def _correlate(x: Tensor, kernel: np.ndarray, border: str = "mirror") -> Tensor:
     "Every image correlated with an odd, square kernel."
     u, s, v = np.linalg.svd(kernel)
@@ -128,7 +128,7 @@ def _correlate(x: Tensor, kernel: np.ndarray, border: str = "mirror") -> Tensor:
         out += _apply(x, rows, columns)
     return out
 
-# %% ../nbs/robustness/32_image_operations.ipynb #c294c7f9
+# %% ../nbs/robustness/32_image_operations.ipynb #dd8e9a24
 @lru_cache(64)
 def _disk(radius, alias):
     "The smoothed disk, summing to 1."
@@ -138,7 +138,7 @@ def _disk(radius, alias):
     m = _blur_matrix(2 * r + 1, alias, "mirror", 1 if radius <= 8 else 2)
     return m @ (disk / disk.sum()) @ m.T
 
-# %% ../nbs/robustness/32_image_operations.ipynb #01d04d33
+# %% ../nbs/robustness/32_image_operations.ipynb #99a13589
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -146,20 +146,20 @@ def _grey(x: Tensor) -> Tensor:
     "Luma of a batch, one channel."
     return x if x.shape[1] == 1 else (x * x.new_tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #6e84804b
+# %% ../nbs/robustness/32_image_operations.ipynb #c3f168f9
 def _grid(rows: Tensor, columns: Tensor, border: str) -> Tensor:
     "Pixel coordinates (n, h, w) of an image of that size, as `grid_sample` counts them."
     half = 0.5 if border == "reflect" else 0.0
     scaled = lambda at, n: at.clamp(-4 * n, 5 * n).add_(half).mul_(2 / (n - 1 + 2 * half)).sub_(1)
     return torch.stack([scaled(columns, columns.shape[-1]), scaled(rows, rows.shape[-2])], -1)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #934fa032
+# %% ../nbs/robustness/32_image_operations.ipynb #01aba32c
 def _read(x: Tensor, rows: Tensor, columns: Tensor, border: str) -> Tensor:
     "Bilinear values at pixel coordinates (n, h, w); `border` is 'reflect', 'mirror' or 'zeros'."
     mode = "zeros" if border == "zeros" else "reflection"
     return F.grid_sample(x, _grid(rows, columns, border), padding_mode=mode, align_corners=border != "reflect")
 
-# %% ../nbs/robustness/32_image_operations.ipynb #600436cb
+# %% ../nbs/robustness/32_image_operations.ipynb #c92621be
 def _move(x, maps, which=None):
     "Pixel p takes the value at A (p - centre) + b + centre (row, column); `maps` are pairs (A, b), `which` an image's."
     h, w = x.shape[-2:]
@@ -170,18 +170,18 @@ def _move(x, maps, which=None):
     grid = grid.expand(len(x), h, w, 2) if which is None else grid[which]
     return F.grid_sample(x, grid, align_corners=True)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #a14ee768
+# %% ../nbs/robustness/32_image_operations.ipynb #bbcbe3d8
 def _side(streams):
     "0 or 1 for each image."
     return (streams.bits(1)[:, 0] >= 0).long()
 
-# %% ../nbs/robustness/32_image_operations.ipynb #fb92e15e
+# %% ../nbs/robustness/32_image_operations.ipynb #8a99d0cb
 def _zoom_sizes(n, factor):
     "How many pixels of a row are kept, and to how many they grow."
     crop = math.ceil(n / factor)
     return crop, round(crop * factor)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #4f5b6ac7
+# %% ../nbs/robustness/32_image_operations.ipynb #8784aec0
 @lru_cache(1024)
 def _zoom_matrix(n, crop, size):
     "The (n, n) matrix that magnifies the centre of a row of pixels bilinearly."
@@ -191,11 +191,11 @@ def _zoom_matrix(n, crop, size):
     np.add.at(m, (np.arange(n), start + np.minimum(low + 1, crop - 1)), at - low)
     return m
 
-# %% ../nbs/robustness/32_image_operations.ipynb #9fee5d78
+# %% ../nbs/robustness/32_image_operations.ipynb #f8bef307
 def _magnify(x, factor):
     return _apply(x, *(_zoom_matrix(n, *_zoom_sizes(n, factor)) for n in x.shape[2:]))
 
-# %% ../nbs/robustness/32_image_operations.ipynb #bfce7774
+# %% ../nbs/robustness/32_image_operations.ipynb #b2422d60
 @lru_cache(256)
 def _box_matrix(size, n):
     "The (size, n) matrix that resizes a row of `n` pixels to `size` by whole-pixel boxes."
@@ -208,7 +208,7 @@ def _box_matrix(size, n):
         m[i, low:high] = (at > -0.5) & (at <= 0.5)
     return m / m.sum(1, keepdims=True)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #1904d4f1
+# %% ../nbs/robustness/32_image_operations.ipynb #11f88573
 def _smear(x, radius, sigma, angle):
     "Every image dragged along its own `angle` (n,) in radians."
     n, c, h, w = x.shape
@@ -223,7 +223,7 @@ def _smear(x, radius, sigma, angle):
         out.add_(pixels.gather(2, at), alpha=float(weight))
     return out.view_as(x)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #d3754c42
+# %% ../nbs/robustness/32_image_operations.ipynb #6a3f83ab
 @lru_cache(32)
 def _poisson_table(c, levels=256, bins=1024):
     "Distribution functions at `levels` rates from 0 to `c`, their quantiles at `bins` probabilities, the functions there."
@@ -235,7 +235,7 @@ def _poisson_table(c, levels=256, bins=1024):
     first = torch.searchsorted(cdf, (torch.arange(bins) / bins).expand(levels, bins).contiguous(), right=True)
     return cdf, first.float(), cdf.gather(1, first)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #c6b960ec
+# %% ../nbs/robustness/32_image_operations.ipynb #65b4cea2
 def _small_poisson(rate, least, uniform):
     "Poisson numbers of a few photons, by summing up their probabilities; none where the rate is below `least`."
     rate = rate.float().masked_fill(rate < least, 0)
@@ -251,7 +251,7 @@ def _small_poisson(rate, least, uniform):
         total = total + p
     return k
 
-# %% ../nbs/robustness/32_image_operations.ipynb #dc4b5bea
+# %% ../nbs/robustness/32_image_operations.ipynb #99d0a99c
 def _poisson(x, c, uniform):
     "Poisson numbers of rate `c` `x`; `uniform` gives a number in [0, 1) a pixel and is called at most twice."
     cdf, first, edge = (t.to(x.device) for t in _poisson_table(c))
@@ -266,7 +266,7 @@ def _poisson(x, c, uniform):
         rest, row, u = rest[more], row[more], u[more]
     return k.view(x.shape) + _small_poisson((x * 255 - level) * (c / 255), 4e-3 * c / 255, uniform)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #b0c138a9
+# %% ../nbs/robustness/32_image_operations.ipynb #43b3e401
 def _shuffle(x, delta, dy, dx, moves, aliased=False):
     "The images with their pixels swapped in this order."
     from robustlit.pixel_loops import _swap
@@ -277,7 +277,7 @@ def _shuffle(x, delta, dy, dx, moves, aliased=False):
     where = torch.as_tensor(where, device=x.device).view(n, 1, h * w).expand(n, c, -1)
     return x.flatten(2).gather(2, where).view_as(x)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #0af271b5
+# %% ../nbs/robustness/32_image_operations.ipynb #e760335b
 @lru_cache(64)
 def _gradients(n, sigma):
     "Matrices (n, n) that smooth a row of pixels, black outside and made up for, then take its slope and its mean."
@@ -288,7 +288,7 @@ def _gradients(n, sigma):
         smooth /= smooth.sum(1, keepdims=True)
     return [_band(n, np.array(v), "reflect") @ smooth for v in ([-1, 0, 1], [1, 2, 1])]
 
-# %% ../nbs/robustness/32_image_operations.ipynb #73ce1d29
+# %% ../nbs/robustness/32_image_operations.ipynb #be991f84
 def _edges(x, sigma, low=0.1, high=0.2):
     "A boolean batch, true on the edges of each channel."
     from robustlit.pixel_loops import _trace
@@ -301,7 +301,7 @@ def _edges(x, sigma, low=0.1, high=0.2):
     _trace(*channels(size, down, right), low, high, *channels(weak, out))
     return out.to(x.device)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #ead54557
+# %% ../nbs/robustness/32_image_operations.ipynb #907ddff1
 def _grow(mask, diagonal=True):
     "A boolean mask, one pixel wider."
     rows = mask.clone()
@@ -312,7 +312,7 @@ def _grow(mask, diagonal=True):
     out[..., :-1, :] |= source[..., 1:, :]
     return out
 
-# %% ../nbs/robustness/32_image_operations.ipynb #bae583e9
+# %% ../nbs/robustness/32_image_operations.ipynb #d403e849
 def _steps_from(mask, most=20):
     "Distance of each pixel from the mask, in octagonal steps, at most `most`."
     out = torch.zeros_like(mask, dtype=torch.uint8)
@@ -321,7 +321,7 @@ def _steps_from(mask, most=20):
         mask = _grow(mask, diagonal=i % 2 == 1)
     return out.float()
 
-# %% ../nbs/robustness/32_image_operations.ipynb #b9bf402d
+# %% ../nbs/robustness/32_image_operations.ipynb #32d5fa30
 _luma_table = np.array(
     [
         *([16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56]),
@@ -332,25 +332,25 @@ _luma_table = np.array(
 _chroma_table = np.full((8, 8), 99)
 _chroma_table[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-# %% ../nbs/robustness/32_image_operations.ipynb #9c72f089
+# %% ../nbs/robustness/32_image_operations.ipynb #751c8744
 _k = np.arange(8)
 _cosines = np.cos((2 * _k + 1) * _k[:, None] * np.pi / 16) * np.where(_k == 0, 1, math.sqrt(2))[:, None]
 _cosines = np.round(_cosines * 2**13) / 2**13
 _to_ycc = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 _to_rgb = ((1, 0, 1.402), (1, -0.344136286, -0.714136286), (1, 1.772, 0))
 
-# %% ../nbs/robustness/32_image_operations.ipynb #5de1abf4
+# %% ../nbs/robustness/32_image_operations.ipynb #62e8dcd0
 def _round(x, bias=1e-4):
     "To the nearest whole number, halves upwards; `bias` steadies that against the last bits of a float."
     return (x + (0.5 + bias)).floor()
 
-# %% ../nbs/robustness/32_image_operations.ipynb #85910936
+# %% ../nbs/robustness/32_image_operations.ipynb #90caeec8
 @lru_cache(64)
 def _block_cosines(n):
     "The transform of each eight of a row of `n` bytes, (n, n)."
     return np.kron(np.eye(n // 8), _cosines)
 
-# %% ../nbs/robustness/32_image_operations.ipynb #93ee5a71
+# %% ../nbs/robustness/32_image_operations.ipynb #8029c000
 def _recode(x, table, quality):
     "Bytes (n, c, h, w) through the quantised cosine transform of 8 x 8 blocks and back."
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
@@ -363,7 +363,7 @@ def _recode(x, table, quality):
     back = _round(_apply(_round(_apply(f, 4 * down.T, None)), None, right.T / 32))
     return (back + 128).clamp(0, 255)[..., :h, :w]
 
-# %% ../nbs/robustness/32_image_operations.ipynb #011cb752
+# %% ../nbs/robustness/32_image_operations.ipynb #979c579b
 @lru_cache(64)
 def _double_matrix(n, half):
     "The (n, half) matrix of smooth upsampling by two."
@@ -372,14 +372,14 @@ def _double_matrix(n, half):
     np.add.at(m, (i, np.clip(i // 2 + np.where(i % 2, 1, -1), 0, half - 1)), 0.25)
     return m
 
-# %% ../nbs/robustness/32_image_operations.ipynb #b4a4dd6a
+# %% ../nbs/robustness/32_image_operations.ipynb #4fdc0e0b
 def _halve(x):
     "Chroma bytes averaged two by two, the width filled up to whole blocks."
     x = F.pad(x, (0, -x.shape[-1] % 16, 0, x.shape[-2] % 2), mode="replicate")
     total = F.avg_pool2d(x, 2, divisor_override=1)
     return ((total + 1 + torch.arange(total.shape[-1], device=x.device) % 2) / 4).floor()
 
-# %% ../nbs/robustness/32_image_operations.ipynb #f63af8b2
+# %% ../nbs/robustness/32_image_operations.ipynb #3dc7b029
 def _jpeg(x, quality):
     "Images of one or three channels, written and read at `quality`, from 1 to 100."
     h, w = x.shape[-2:]

@@ -7,11 +7,11 @@ Docs: https://robustlit.github.io/robustlit/robustness/pixel_loops.html.md"""
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/robustness/34_pixel_loops.ipynb #227843be
+# %% ../nbs/robustness/34_pixel_loops.ipynb #6d17eef0
 import numpy as np
 from numba import njit
 
-# %% ../nbs/robustness/34_pixel_loops.ipynb #28c89a24
+# %% ../nbs/robustness/34_pixel_loops.ipynb #ce8d6a6b
 @njit(cache=True)
 def _swap(where, dy, dx, moves, delta, aliased):
     "Permute the indices `where` (n, h, w) in place; offsets and whether to move are (n, sweeps, rows, columns)."
@@ -27,7 +27,7 @@ def _swap(where, dy, dx, moves, delta, aliased):
                         where[i, r, c] = where[i, r2, c2]
                         where[i, r2, c2] = where[i, r2, c2] if aliased else kept
 
-# %% ../nbs/robustness/34_pixel_loops.ipynb #c1febbd5
+# %% ../nbs/robustness/34_pixel_loops.ipynb #c1eaaefc
 @njit(cache=True, error_model="numpy")
 def _ridge(size, down, right, k, i, j):
     "Whether the gradient at pixel (i, j) is at least as large as on either side of the edge through it."
@@ -39,7 +39,7 @@ def _ridge(size, down, right, k, i, j):
     other = size[k, i - side, j - 1] * part + size[k, i - di, j - dj] * (1 - part)
     return (one <= s) & (other <= s)
 
-# %% ../nbs/robustness/34_pixel_loops.ipynb #71259853
+# %% ../nbs/robustness/34_pixel_loops.ipynb #76ed1fd8
 @njit(cache=True, error_model="numpy")
 def _trace(size, down, right, low, high, weak, out):
     "Mark in `out` (n, h, w) the ridges of at least `low` that touch, through others, one of at least `high`."
