@@ -36,10 +36,11 @@ from tqdm.auto import tqdm
 
 import robustlit
 from .checks import check_int, nearest
-from .data import KNOWN, available, data_dirs, load
+from .data import load
 from .execution import Job, execute, read_notebook, tagged
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import known_experiments, pack, run_table
+from .sources import KNOWN, available, data_dirs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 def parse_value(
