@@ -15,18 +15,18 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
-from numba import njit
-from scipy import stats
 from torch import Tensor
 
 from .checks import CPUGenerator, Images, at_least, between, check_with, checked, one_of
 from .digest import Table
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/30_corruptions.ipynb #f858c295
 GROUPS = Table(
@@ -234,6 +234,8 @@ def _impulse_noise(x, c, how):
 @lru_cache(32)
 def _poisson_table(c, levels=256, bins=1024):
     "Distribution functions at `levels` rates from 0 to `c`, their quantiles at `bins` probabilities, the functions there."
+    from scipy import stats
+
     rates = c * np.arange(levels) / (levels - 1)
     cdf = stats.poisson.cdf(np.arange(int(c + 9 * math.sqrt(c) + 20)), rates[:, None])
     cdf = torch.as_tensor(cdf, dtype=torch.float32)
@@ -301,24 +303,10 @@ def _defocus_blur(x, c, how):
     return _correlate(x, _disk(*c))
 
 # %% ../nbs/robustness/30_corruptions.ipynb #b47dede8
-@njit(cache=True)
-def _swap(where, dy, dx, moves, delta, aliased):
-    "Permute the indices `where` (n, h, w) in place; offsets and whether to move are (n, sweeps, rows, columns)."
-    n, h, w = where.shape
-    for i in range(n):
-        for s in range(dy.shape[1]):
-            for a in range(dy.shape[2]):
-                for b in range(dy.shape[3]):
-                    if moves[i, s, a, b]:
-                        r, c = h - delta - a, w - delta - b
-                        r2, c2 = r + dy[i, s, a, b], c + dx[i, s, a, b]
-                        kept = where[i, r, c]
-                        where[i, r, c] = where[i, r2, c2]
-                        where[i, r2, c2] = where[i, r2, c2] if aliased else kept
-
-
 def _shuffle(x, delta, dy, dx, moves, aliased=False):
     "The images with their pixels swapped in this order."
+    from robustlit.kernels import _swap
+
     n, c, h, w = x.shape
     where = np.arange(h * w).reshape(1, h, w).repeat(n, 0)
     _swap(where, *(t.cpu().numpy() for t in (dy, dx, moves)), delta, aliased)
@@ -731,45 +719,11 @@ def _gradients(n, sigma):
         smooth /= smooth.sum(1, keepdims=True)
     return [_band(n, np.array(v), "reflect") @ smooth for v in ([-1, 0, 1], [1, 2, 1])]
 
-
-@njit(cache=True, error_model="numpy")
-def _ridge(size, down, right, k, i, j):
-    "Whether the gradient at pixel (i, j) is at least as large as on either side of the edge through it."
-    d, r, s = abs(down[k, i, j]), abs(right[k, i, j]), size[k, i, j]
-    side = 1 if down[k, i, j] * right[k, i, j] >= 0 else -1
-    steep = (d > r) | ((d == r) & (side < 0))
-    part, di, dj = min(d, r) / max(d, r), side * steep, 1 - steep
-    one = size[k, i + side, j + 1] * part + size[k, i + di, j + dj] * (1 - part)
-    other = size[k, i - side, j - 1] * part + size[k, i - di, j - dj] * (1 - part)
-    return (one <= s) & (other <= s)
-
-
-@njit(cache=True, error_model="numpy")
-def _trace(size, down, right, low, high, weak, out):
-    "Mark in `out` (n, h, w) the ridges of at least `low` that touch, through others, one of at least `high`."
-    n, h, w = size.shape
-    stack = np.empty((h * w, 2), np.int64)
-    for k in range(n):
-        top = 0
-        for i in range(1, h - 1):
-            for j in range(1, w - 1):
-                if size[k, i, j] >= low and _ridge(size, down, right, k, i, j):
-                    weak[k, i, j] = True
-                    if size[k, i, j] >= high:
-                        out[k, i, j], stack[top, 0], stack[top, 1] = True, i, j
-                        top += 1
-        while top:
-            top -= 1
-            i, j = stack[top]
-            for a in range(i - 1, i + 2):
-                for b in range(j - 1, j + 2):
-                    if weak[k, a, b] and not out[k, a, b]:
-                        out[k, a, b], stack[top, 0], stack[top, 1] = True, a, b
-                        top += 1
-
 # %% ../nbs/robustness/30_corruptions.ipynb #535a8785
 def _edges(x, sigma, low=0.1, high=0.2):
     "A boolean batch, true on the edges of each channel."
+    from robustlit.kernels import _trace
+
     flat, ((slope, mean), (slope_w, mean_w)) = x.cpu().double(), (_gradients(n, sigma) for n in x.shape[2:])
     down, right = _apply(flat, slope, mean_w), _apply(flat, mean, slope_w)
     size = (down**2 + right**2).sqrt()
@@ -1027,8 +981,10 @@ def severities(
 @checked
 def corruption_table(
     calibration: Annotated[str, one_of(CALIBRATIONS)] | None = None,  # One of `CALIBRATIONS`; all four if None
-) -> pd.DataFrame:  # Columns name, group, calibration, parameters and the severities 1 to 5
+) -> "pd.DataFrame":  # Columns name, group, calibration, parameters and the severities 1 to 5
     "All corruptions and their parameters."
+    import pandas as pd
+
     show = lambda row: "" if row is None else ", ".join(f"{v:.3g}" for v in np.atleast_1d(row))
     rows = []
     for group, names in GROUPS.items():

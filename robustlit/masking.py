@@ -11,8 +11,8 @@ __all__ = ['CHECKS', 'LADDER', 'Subject', 'student_of', 'Scaled', 'Back', 'audit
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
 from .stressors import images_and_labels
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/60_masking.ipynb #72fdb197
 class Subject:
@@ -378,7 +381,9 @@ def _first_eps(subject) -> float:
     return eps
 
 
-def _fixed_rows(rows) -> pd.DataFrame:
+def _fixed_rows(rows) -> "pd.DataFrame":
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["check", "kind", "red", "finding"])
 
 # %% ../nbs/robustness/60_masking.ipynb #4d1a0e2b
@@ -404,7 +409,7 @@ def audit(
     images: int | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: int = 0,  # Of random starts and noise
-) -> pd.DataFrame:  # check, kind, red, finding
+) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module")
@@ -416,7 +421,7 @@ def audit(
         return _audited(model, x.float(), y, eps, surrogates, seed)
 
 
-def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
+def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     rows, (low, high) = [], (v.item() for v in x.aminmax())
     if math.isnan(low):
         return _fixed_rows([("range", "cause", True, "images hold NaN: nothing else was tested")])
@@ -442,7 +447,7 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
 
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
 def audit_summary(
-    table: pd.DataFrame,  # From `audit`
+    table: "pd.DataFrame",  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

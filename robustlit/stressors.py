@@ -12,9 +12,9 @@ __all__ = ['ATTACK_OPTIONS', 'SUITES', 'images_and_labels', 'Stressor', 'corrupt
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -26,6 +26,9 @@ from .data import Dataset, as_images
 from .digest import Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
 def images_and_labels(
@@ -166,8 +169,10 @@ def stress(
     suite: str | list = "corruptions",  # "corruptions", "linf", "faults", "noise_blur", "all", or a list of `Stressor`
     images: int | None = 1000,  # How many to use; all if None
     seed: int = 0,  # Of noise, random starts and bit flips
-) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
+) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
+    import pandas as pd
+
     x, y = images_and_labels(data, images)
     check_int(seed, "seed", 0)
     check_model(model, x, y)
@@ -201,7 +206,7 @@ def eps_area(
     return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/robustness/50_stressors.ipynb #e01d12e5
-def _errors(rows: pd.DataFrame) -> tuple:
+def _errors(rows: "pd.DataFrame") -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
     if not len(part) or "clean" not in set(rows["stressor"]):
@@ -211,12 +216,14 @@ def _errors(rows: pd.DataFrame) -> tuple:
 
 
 def corruption_error(
-    rows: pd.DataFrame,  # From `stress`
-    reference: pd.DataFrame | None = None,  # The same of a reference network
+    rows: "pd.DataFrame",  # From `stress`
+    reference: "pd.DataFrame | None" = None,  # The same of a reference network
 ) -> (
-    pd.DataFrame
+    "pd.DataFrame"
 ):  # A row a corruption and the mean; error and relative (percent of the reference's, else percentage points)
     "Corruption error and relative corruption error (Hendrycks & Dietterich 2019), with their means mCE and relative mCE."
+    import pandas as pd
+
     error, clean = _errors(rows)
     table = pd.DataFrame(dict(error=error, relative=error - clean))
     if reference is not None:
