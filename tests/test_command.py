@@ -1,9 +1,13 @@
 """The front door and the command: what opens at once, and what is loaded only when it is needed."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import robustlit
 
 HEAVY = ("torch", "numpy", "pandas", "scipy", "numba", "matplotlib", "pyarrow", "torchvision", "papermill")
 
@@ -29,8 +33,34 @@ def test_the_package_loads_nothing_heavy():
     assert heavy == [] and {"load", "load_network", "stress", "audit", "__version__"} <= {*out.split()}
 
 
+def test_the_front_door_loads_torch_and_little_else():
+    _, err, heavy = loaded_after("from robustlit import audit, load, load_network, stress")
+    assert heavy == ["torch", "numpy"], err
+
+
+def names_of_pandas(function):
+    "Whether a function asks for `pd` as it runs, and whether it imports it itself."
+    body = [n for part in function.body for n in ast.walk(part)]
+    asks = any(isinstance(n, ast.Name) and n.id == "pd" for n in body)
+    return asks, any(isinstance(n, ast.Import) and n.names[0].asname == "pd" for n in body)
+
+
+@pytest.mark.parametrize("path", sorted((Path(robustlit.__file__).parent).rglob("*.py")), ids=lambda p: p.stem)
+def test_what_waits_for_pandas_imports_it(path):
+    "Where pandas is imported for the type checker alone, each function that uses it imports it."
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if any(isinstance(s, ast.Import) and s.names[0].name == "pandas" for s in tree.body):
+        return
+    for f in ast.walk(tree):
+        if isinstance(f, ast.FunctionDef):
+            asks, imports = names_of_pandas(f)
+            assert imports or not asks, f"{f.name} uses pd: it must say `import pandas as pd` itself"
+            written = [f.returns, *(a.annotation for a in [*f.args.args, *f.args.kwonlyargs])]
+            bare = [n for w in written if w for n in ast.walk(w) if isinstance(n, ast.Name) and n.id == "pd"]
+            assert not bare, f"{f.name}: an annotation with pd must stand in quotes"
+
+
 def test_the_front_door_gives_functions():
-    import robustlit
     from robustlit import audit, load, load_network, stress
 
     homes = {f.__name__: f.__module__ for f in (audit, load, load_network, stress)}
