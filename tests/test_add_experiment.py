@@ -23,8 +23,11 @@ def blocks(language):
 def typed(tmp_path_factory):
     "What each line of the page's shell says, after its notebook was made."
     folder = tmp_path_factory.mktemp("coins")
-    cells = [new_code_cell(source) for source in blocks("python")]
-    cells[0].metadata["tags"] = ["parameters"]
+    function, *sources = blocks("python")
+    (folder / "coin.py").write_text(function, encoding="utf-8")
+    cells = [new_code_cell(source) for source in sources]
+    for cell, tag in zip(cells[1:], ["parameters", "report", "report"], strict=True):
+        cell.metadata["tags"] = [tag]
     nbformat.write(new_notebook(cells=cells), folder / "coin.ipynb")
     env = os.environ | dict(PYTHONPATH=str(ROOT), ROBUSTLIT_RUNS=str(folder / "runs"))
     start = [sys.executable, "-c", "import sys; from robustlit.command import main; sys.exit(main())"]
