@@ -487,7 +487,7 @@ def readme():
             continue
         if options.get("echo", True) and code:
             parts.append(f"```python\n{code}\n```")
-        parts += [readme_output(o) for o in cell["outputs"]]
+        parts += [readme_output(o) for o in cell["outputs"] if o.get("name") != "stderr"]  # progress bars
     text = "\n\n".join(part.strip() for part in parts if part.strip())
     return outside_code(lambda part: re.sub(r"\]\((?!\w+:|#)([^)]+)\)", r"](nbs/\1)", part), text) + "\n"
 
