@@ -28,7 +28,8 @@ def typed(tmp_path_factory):
     cells = [new_code_cell(source) for source in sources]
     for cell, tag in zip(cells[1:], ["parameters", "report", "report"], strict=True):
         cell.metadata["tags"] = [tag]
-    nbformat.write(new_notebook(cells=cells), folder / "coin.ipynb")
+    about = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    nbformat.write(new_notebook(cells=cells, metadata=about), folder / "coin.ipynb")
     env = os.environ | dict(PYTHONPATH=str(ROOT), ROBUSTLIT_RUNS=str(folder / "runs"))
     start = [sys.executable, "-c", "import sys; from robustlit.command import main; sys.exit(main())"]
     lines = [line for line in "\n".join(blocks("sh")).splitlines() if line.startswith("robustlit ")]
