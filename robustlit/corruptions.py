@@ -14,10 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +26,9 @@ from .digest import Table
 from .image_operations import _apply, _band, _box_matrix, _correlate, _disk, _edges
 from .image_operations import _grey, _jpeg, _magnify, _move, _read, _round, _seeds, _shuffle, _side, _smear
 from .image_operations import _poisson, _steps_from, _Streams, _zoom_matrix, _zoom_sizes, blur
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/30_corruptions.ipynb #ea2e9fcc
 GROUPS = Table(
@@ -635,8 +637,10 @@ def severities(
 @checked
 def corruption_table(
     calibration: Annotated[str, one_of(CALIBRATIONS)] | None = None,  # One of `CALIBRATIONS`; all four if None
-) -> pd.DataFrame:  # Columns name, group, calibration, parameters and the severities 1 to 5
+) -> "pd.DataFrame":  # Columns name, group, calibration, parameters and the severities 1 to 5
     "All corruptions and their parameters."
+    import pandas as pd
+
     show = lambda row: "" if row is None else ", ".join(f"{v:.3g}" for v in np.atleast_1d(row))
     rows = []
     for group, names in GROUPS.items():

@@ -16,7 +16,6 @@ from typing import Annotated
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from .checks import Count, check_images, check_labels, checked, not_empty
@@ -93,6 +92,8 @@ def measures(
     y: Tensor,  # Labels (n,)
 ) -> dict:  # accuracy, low, high (95 %), ece (all percent), loss (nats), n
     "What one table row says of these logits."
+    from scipy.stats import binomtest
+
     right, fine = correct(logits, y).cpu().numpy(), logits.isfinite().all(1)
     shown = torch.where(fine[:, None], logits, 0.0)
     shown = shown.float() if shown.dtype in (torch.float16, torch.bfloat16) else shown

@@ -14,10 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -42,6 +41,9 @@ from .data import Dataset, as_images
 from .digest import Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
 @checked
@@ -291,6 +293,8 @@ def stress(
     seed: Seed = 0,  # Of noise, random starts and bit flips
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
+    import pandas as pd
+
     x, y = images_and_labels(data, images)
     check_images(x, "data")
     check_model(model, x, y)
@@ -342,9 +346,11 @@ def corruption_error(
     rows: _Rows,  # From `stress`
     reference: _Rows | None = None,  # The same of a reference network
 ) -> (
-    pd.DataFrame
+    "pd.DataFrame"
 ):  # A row a corruption and the mean; error and relative (percent of the reference's, else percentage points)
     "Corruption error and relative corruption error (Hendrycks & Dietterich 2019), with their means mCE and relative mCE."
+    import pandas as pd
+
     error, clean = _errors(rows)
     table = pd.DataFrame(dict(error=error, relative=error - clean))
     if reference is not None:

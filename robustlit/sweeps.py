@@ -526,6 +526,6 @@ def carry_out(
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, DamagedRecord, NewerRecord) as e:
+    except (ValueError, TypeError, FileNotFoundError, DamagedRecord, NewerRecord) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2
