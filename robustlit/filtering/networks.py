@@ -190,7 +190,7 @@ def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
 
     return net, train
 
-
+# %% ../../nbs/filtering/11_networks.ipynb #042ad6f1
 @network()
 def _resnet18(seed=0, data="mnist", width=16, epochs=10, n_train=20_000, size=None, init="torchvision"):
     "ResNet-18; `width` 64 is the paper's."
