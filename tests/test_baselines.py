@@ -41,7 +41,7 @@ from robustlit.sleep.ablation import STEPS, SWITCHES, ablation, mixed
 from robustlit.sleep.baselines import IMAGES, WEIGHTS, training_part
 from robustlit.sleep.baselines import test_part as held_out  # under its own name pytest would take it for a test
 from robustlit.sleep.cifar_convnet import cifar_convnet, learned_convnet
-from robustlit.sleep.class_incremental import brings_back, class_incremental, class_pairs
+from robustlit.sleep.class_incremental import brings_back, class_incremental
 from robustlit.sleep.defences import (
     SIGMAS,
     VARIANCES,
@@ -49,6 +49,7 @@ from robustlit.sleep.defences import (
     authors_blur,
     distil,
     distorted_copies,
+    distortion,
     report_blur,
     soft_labels,
     softened_loss,
@@ -66,7 +67,6 @@ from robustlit.sleep.noise_blur_fgsm import (
     constant_under_fgsm,
     control_curves,
     distillation_is_strongest,
-    distortion,
     gain,
     lowest_view,
     noise_blur_fgsm,
@@ -80,6 +80,7 @@ from robustlit.sleep.stdp import REPORT, RULES, Night, masked_mean_dream, sleep
 from robustlit.sleep.strong_attacks import BOUNDED, NEAREST, bounded, nearest, strong_attacks
 from robustlit.sleep.unit_removal import METHODS, unit_removal, without_units
 from robustlit.statistics import paired_difference
+from robustlit.streams import class_pairs
 from robustlit.training import set_seed
 from robustlit.zoo import find_network, load_network, networks
 from robustlit.zoo import views_of as zoo_views_of
@@ -847,7 +848,7 @@ def test_gradient_masking_audits_every_view(monkeypatch):
 
 
 def test_pairs_of_classes(digits):
-    tasks, again, other = (class_pairs("digits", 30, seeded(s)) for s in (0, 0, 1))
+    tasks, again, other = (class_pairs(digits, 30, seeded(s)) for s in (0, 0, 1))
     assert [sorted(t.y_train.unique().tolist()) for t in tasks] == [[k, k + 1] for k in range(0, 10, 2)]
     for k, (a, b, c) in enumerate(zip(tasks, again, other)):
         assert len(a.x_train) == len(a.y_train) == 30 and torch.equal(a.x_train, b.x_train)
@@ -856,9 +857,9 @@ def test_pairs_of_classes(digits):
         assert len(a.x_test) == mine and (a.y_test // 2 == k).all()
         known = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(digits.x_train, digits.y_train)}
         assert all((tuple(x.flatten().tolist()), int(y)) in known for x, y in zip(a.x_train.cpu(), a.y_train.cpu()))
-    assert sum(len(t.x_train) for t in class_pairs("digits", 10**6)) == len(digits.x_train)
+    assert sum(len(t.x_train) for t in class_pairs(digits, 10**6)) == len(digits.x_train)
     with pytest.raises(ValueError, match="`per_task`"):
-        class_pairs("digits", 0)
+        class_pairs(digits, 0)
 
 
 PAIRS = dict(data="digits", hidden=(20, 16), per_task=40, epochs=3, batch_size=10)
@@ -921,7 +922,7 @@ def test_benchmark_rows_by_hand():
     assert len(rows) == 5 * 2 * 6 and not rows.duplicated(["after", "bn", "on"]).any()
     table = rows.set_index(["after", "bn", "on"]).accuracy
     generator = set_seed(2)
-    tasks = class_pairs("digits", 40, generator)
+    tasks = class_pairs(load("digits", valid=0), 40, generator)
     net = binary_mlp(64, (24, 20), 10).to(tasks[0].x_train.device)
     days = []
     for after, shot in enumerate(learn(net, tasks, 2, 10, generator, 1.35), 1):
@@ -1440,7 +1441,7 @@ def test_the_difference_is_paired_over_seeds():
             test = scipy.stats.ttest_rel(one, other)
             assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *test.confidence_interval()))
             assert row.p == pytest.approx(test.pvalue)
-    told = gain(rows, "sleep", "authors", "blur").set_index("level").told
+    told = gain(rows, "sleep", "authors", "blur").set_index("level").effect
     assert told[0.0] == "better" and told[1.0] == "not told apart" and told[2.0] == "worse"
     assert told[0.5] == "not told apart"
 

@@ -11,9 +11,10 @@ from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.adversarial_robustness import PROBES, adversarial_robustness, situations
-from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, permute, seen_by
+from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, seen_by
 from robustlit.metaplasticity.continual import learned, networks_path
 from robustlit.metaplasticity.gradient_masking import gradient_masking
+from robustlit.streams import permute
 
 TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
 PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)
@@ -64,9 +65,9 @@ def test_each_day_is_another_network(life):
     first, last = (life.days[k].weights["1.weight"] for k in (0, 1))
     assert not torch.equal(first, last)
     life.at(1)
-    assert torch.equal(life.net.state_dict()["1.weight"], first)
+    assert torch.equal(life.model.state_dict()["1.weight"], first)
     life.at(2)
-    assert torch.equal(life.net.state_dict()["1.weight"], last)
+    assert torch.equal(life.model.state_dict()["1.weight"], last)
 
 
 def test_the_hidden_weights_are_kept_not_their_signs(life):

@@ -55,20 +55,20 @@ def mixed(
     return dataclasses.replace(REPORT, **{f: getattr(right, f) for name in names for f in SWITCHES[name]})
 
 # %% ../../nbs/sleep/51_ablation.ipynb #1ca8f718
-def _stressed(net, x, y, seed) -> list:
+def _stressed(model, x, y, seed) -> list:
     generator = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, generator)}
-    rows = [dict(stress=s, level=v) | answers(logits_of(net, images), y) for (s, v), images in shown.items()]
-    found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
+    rows = [dict(stress=s, level=v) | answers(logits_of(model, images), y) for (s, v), images in shown.items()]
+    found = attack_curve(model, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
     right = accuracy_by_eps(found).accuracy.iloc[0]
     return [*rows, dict(stress="fgsm", level=0.1, accuracy=right, most_given=most, n=len(y))]
 
 
-def _state(net, x) -> dict:
+def _state(model, x) -> dict:
     "What has become of the hidden units and of the output."
     with torch.no_grad():
-        stages = chain(net, x)
+        stages = chain(model, x)
         *hidden, z = forward_rectified(stages, x)
     dead = {f"dead_{k}": 100 * float((h.amax(0) <= 0).double().mean()) for k, h in enumerate(hidden, 1)}
     bias = stages[-1].layer.bias
@@ -99,10 +99,10 @@ def ablation(
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
     whose, network = ("authors", "authors") if start == "authors" or switch == "network" else ("report", "control")
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     x, y = test_part(data, images)
-    night = sleep(net, training_part(whose, data)[0], rule, set_seed(seed))
-    about = _state(net, x)
+    night = sleep(model, training_part(whose, data)[0], rule, set_seed(seed))
+    about = _state(model, x)
     for k, layer in enumerate(night.summary().to_dict("records"), 1):
         about |= {f"spikes_{k}": layer["spikes"], f"changed_{k}": layer["changed"]}
-    return pd.DataFrame(_stressed(net, x, y, seed)).assign(**about)
+    return pd.DataFrame(_stressed(model, x, y, seed)).assign(**about)

@@ -34,7 +34,7 @@ def common_corruptions(
 ) -> pd.DataFrame:  # corruption ("clean" among them), severity, accuracy, ece (percent), n (images)
     "Accuracy under every corruption at every severity."
     check_int(images, "images", 1)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    rows = stress(net, test_part(data, images), "corruptions", images=None, seed=seed)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    rows = stress(model, test_part(data, images), "corruptions", images=None, seed=seed)
     rows = rows.rename(columns=dict(stressor="corruption", strength="severity"))
     return rows[["corruption", "severity", "accuracy", "ece", "n"]]

@@ -44,15 +44,15 @@ def patches(
     check_int(budget, "budget", 1), check_int(copies, "copies", 1), check_int(shared, "shared", 0, 24)
     full, generator = patch_dataset(shared, own=25 - shared, seed=seed), set_seed(seed)
     full = full.to(pick_device())
-    net = reader(100, 4, tuple(hidden), **READINGS["authors"]).to(full.x_train.device)
-    how = cast(dict, TRAINING["authors"] | dict(batch_size=10))
-    descend(net, full.x_train, full.y_train, epochs, generator=generator, **how)
+    model = reader(100, 4, tuple(hidden), **READINGS["authors"]).to(full.x_train.device)
+    settings = cast(dict, TRAINING["authors"] | dict(batch_size=10))
+    descend(model, full.x_train, full.y_train, epochs, generator=generator, **settings)
     x, y = as_images(full.x_train[:4]).repeat(copies, 1, 1, 1), full.y_train[:4].repeat(copies)
     levels = cast(dict, dict(sigmas=SIGMAS, variances=VARIANCES))
-    scored = lambda net: score(stressed(net, x, y, 2 * seed + 1, VALID_SIGMAS, VARIANCES))
+    scored = lambda model: score(stressed(model, x, y, 2 * seed + 1, VALID_SIGMAS, VARIANCES))
     start = time.perf_counter()
-    best, trials = search(net, full.x_train, scored, budget, steps, seed)
+    best, trials = search(model, full.x_train, scored, budget, steps, seed)
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]
-    for name, one in (("awake", net), ("slept", best)):
+    for name, one in (("awake", model), ("slept", best)):
         tables.append(tested(one, x, y, 2 * seed, EPS, **levels).assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)

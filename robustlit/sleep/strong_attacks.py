@@ -40,7 +40,7 @@ NEAREST = (
 
 
 def bounded(
-    net: torch.nn.Module,  # Images in [0, 1] to logits
+    model: torch.nn.Module,  # Images in [0, 1] to logits
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
@@ -49,13 +49,15 @@ def bounded(
     tables = []
     for name, options in BOUNDED:
         n, generator = max(1, len(x) * 2 // 5) if name == "square" else len(x), torch.Generator().manual_seed(seed)
-        found = accuracy_by_eps(attack_curve(net, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options)))
+        found = accuracy_by_eps(
+            attack_curve(model, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options))
+        )
         tables.append(found[["eps", "accuracy"]].assign(attack=name, n=n))
     return pd.concat(tables)
 
 
 def nearest(
-    net: torch.nn.Module,  # Images in [0, 1] to logits
+    model: torch.nn.Module,  # Images in [0, 1] to logits
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
@@ -63,7 +65,9 @@ def nearest(
     "How far the nearest wrong image is, by each of `NEAREST`; images read wrong to begin with are at distance 0."
     rows = []
     for name, options in NEAREST:
-        table = smallest(net, x, y, name, generator=torch.Generator().manual_seed(seed), **cast(dict, options)).table()
+        table = smallest(
+            model, x, y, name, generator=torch.Generator().manual_seed(seed), **cast(dict, options)
+        ).table()
         medians = {d: float(table[d].median()) for d in ("l0", "l2", "linf")}
         rows.append(dict(attack=name, accuracy=100 * float((~table.success).mean()), n=len(x)) | medians)
     return pd.DataFrame(rows).replace(float("inf"), float("nan"))
@@ -86,9 +90,9 @@ def strong_attacks(
 ) -> pd.DataFrame:  # attack, eps (pixel units), accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
     check_int(images, "images", 5)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    net = View(net, views_of(network, "sleep")[0][0])
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = View(model, views_of(network, "sleep")[0][0])
     x, y = test_part(data, images)
     mixed, few = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device), len(x) // 5
     x, y = x[mixed], y[mixed]
-    return pd.concat([bounded(net, x, y, seed), nearest(net, x[:few], y[:few], seed)], ignore_index=True)
+    return pd.concat([bounded(model, x, y, seed), nearest(model, x[:few], y[:few], seed)], ignore_index=True)
