@@ -481,5 +481,6 @@ def filter_suite(
         where = part[0] if scope == "local" else "all layers"
         for s in filter_steps({k: chosen[k].weight for k in part}, filters, thresholds):
             run = partial(_filtered_logits, layers=part, step=s)
-            suite.append(Stressor("filters", f"{s.filter} of {where}", s.alpha, "weight", run))
+            strength = round(s.alpha_norm, 6)
+            suite.append(Stressor("filters", f"{s.filter} of {where}", strength, "share of the range", run))
     return suite
