@@ -74,7 +74,7 @@ class SelectiveTraining(Callback):
         seed: Seed = 0,  # Of the random arms
     ):
         self.scores, self.arm, self.start, self.every, self.mode, self.seed = scores, arm, start, every, mode, seed
-        self.names, self.rows = [], []
+        self.names, self.rows = cast(list, []), cast(list, [])
 
     def before_epoch(self, learn):
         since = learn.epoch - self.start
