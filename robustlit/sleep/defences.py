@@ -19,7 +19,18 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import CPUGenerator, Count, Images, Labels, Share, at_least, checked, not_empty, one_of
+from robustlit.checks import (
+    CPUGenerator,
+    Count,
+    Images,
+    Labels,
+    Share,
+    at_least,
+    check_choice,
+    checked,
+    not_empty,
+    one_of,
+)
 from ..corruptions import blur, noise
 from .networks import as_floats, descend
 from ..evaluation import eval_mode
