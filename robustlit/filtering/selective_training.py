@@ -107,4 +107,5 @@ class SelectiveTraining(Callback):
         return dict(names=list(self.names), rows=[dict(r, names=list(r["names"])) for r in self.rows])
 
     def load_state_dict(self, state: dict):
-        self.names, self.rows = list(state["names"]), [dict(r, names=tuple(r["names"])) for r in state["rows"]]
+        self.names = list(state["names"])
+        self.rows = cast(list, [dict(r, names=tuple(r["names"])) for r in state["rows"]])
