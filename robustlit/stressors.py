@@ -6,18 +6,18 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
-           'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names', 'stress', 'eps_area',
-           'corruption_error']
+           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names',
+           'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -42,6 +42,9 @@ from .data import Dataset, as_images
 from .digest import Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
 @checked
@@ -133,12 +136,63 @@ def linf_suite(
     run = lambda a, e: partial(_attacked, name=a, eps=e, options=ATTACK_OPTIONS[a])
     return [Stressor("linf", a, e, "eps", run(a, e)) for a in attacks for e in (radii if eps is None else eps)]
 
+# %% ../nbs/robustness/50_stressors.ipynb #8af14353
+def _kept(model: nn.Module) -> tuple:
+    "What a network is made of: the tables of each module, and each tensor with a copy of its values."
+    modules = [(m, dict(m._parameters), dict(m._buffers), m.training) for m in model.modules()]
+    found = {id(t): t for _, p, b, _ in modules for t in [*p.values(), *b.values()] if t is not None}
+    return modules, [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in found.values()]
+
+
+@torch.no_grad()
+def _put_back(modules: list, tensors: list):
+    for m, parameters, buffers, mode in modules:
+        for table, was in ((m._parameters, parameters), (m._buffers, buffers)):
+            table.clear(), table.update(was)
+        m.training = mode
+    for t, data, values, flag, grad in tensors:
+        t.data = data
+        t.data.copy_(values)
+        t.requires_grad_(flag) if t.requires_grad != flag else None
+        t.grad = grad
+
+
+@checked
+@contextmanager
+def restored(
+    model: nn.Module,  # Any network
+):
+    "A `with` block after which weights, buffers, modes and gradient flags are as before, however it ends."
+    kept = _kept(model)
+    try:
+        yield model
+    finally:
+        try:
+            _put_back(*kept)
+        except KeyboardInterrupt:  # half of it is not enough
+            _put_back(*kept)
+            raise
+
+# %% ../nbs/robustness/50_stressors.ipynb #a20bef26
+def _changed(model, x, y, seed, change):
+    with restored(model):
+        block = change(model, torch.Generator().manual_seed(seed))
+        with block if hasattr(block, "__enter__") else nullcontext():
+            return logits_of(model, x)
+
+
+@checked
+def model_stressor(
+    suite: str,  # "faults", "weight_filters", ...
+    name: str,  # Of what is done
+    strength: float,  # As `unit` says
+    unit: str,  # What `strength` counts
+    change: Callable,  # (model, generator): changes the network in place, or gives a context manager that does
+) -> Stressor:
+    "A stressor that changes the network, which is put back however it ends."
+    return Stressor(suite, name, strength, unit, partial(_changed, change=change))
+
 # %% ../nbs/robustness/50_stressors.ipynb #b52b73dd
-def _faulted(model, x, y, seed, where, rate):
-    with faulty(model, rate, where, generator=torch.Generator().manual_seed(seed)):
-        return logits_of(model, x)
-
-
 def _has(model, where) -> bool:
     "Whether there is anything to flip."
     try:
@@ -155,9 +209,9 @@ def fault_suite(
     rates: tuple[Share, ...] = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2),  # Probability that a bit flips
 ) -> list:  # Of `Stressor`
     "Bit flips in weights, in batch norm and in activations."
-    run = lambda w, p: partial(_faulted, where=w, rate=p)
+    flip = lambda w, p: lambda model, generator: faulty(model, p, w, generator=generator)
     places = [w for w in WHERE if _has(model, w)]
-    return [Stressor("faults", f"bits of {w}", p, "rate", run(w, p)) for w in places for p in rates]
+    return [model_stressor("faults", f"bits of {w}", p, "rate", flip(w, p)) for w in places for p in rates]
 
 # %% ../nbs/robustness/50_stressors.ipynb #21bdbeba
 _NotNegative = Annotated[float, at_least(0)]
@@ -191,6 +245,7 @@ _suites = {
 }
 
 
+@checked
 def under(
     stressor: str,  # "clean", a corruption, an attack, or a kind of blur or noise
     strength: float | None = None,  # By default 0 for clean images, and none for an attack that knows no bound
@@ -202,6 +257,7 @@ def under(
     return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
 
 
+@checked
 def in_schema(
     rows: pd.DataFrame,  # As records hold them, of now or of earlier
     **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
@@ -247,6 +303,8 @@ def stress(
     seed: Seed = 0,  # Of noise, random starts and bit flips
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
+    import pandas as pd
+
     x, y = images_and_labels(data, images)
     check_images(x, "data")
     check_model(model, x, y)
@@ -298,9 +356,11 @@ def corruption_error(
     rows: _Rows,  # From `stress`
     reference: _Rows | None = None,  # The same of a reference network
 ) -> (
-    pd.DataFrame
+    "pd.DataFrame"
 ):  # A row a corruption and the mean; error and relative (percent of the reference's, else percentage points)
     "Corruption error and relative corruption error (Hendrycks & Dietterich 2019), with their means mCE and relative mCE."
+    import pandas as pd
+
     error, clean = _errors(rows)
     table = pd.DataFrame(dict(error=error, relative=error - clean))
     if reference is not None:
