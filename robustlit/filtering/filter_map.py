@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..attacks import ATTACKS, attack_images, untouched
 from ..checks import Count, Seed, at_least, check_choice, checked, not_empty
 from ..data import Dataset, as_images
-from ..evaluation import answers, check_model, eval_mode, logits_of
+from ..evaluation import answers, check_model, eval_mode
 from ..files import write_atomically
 from robustlit.filtering.filters import (
     PAPER,
@@ -455,11 +455,10 @@ def filter_map(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #ed4d51ec
-def _filtered_logits(model, x, y, seed, layers, step):
+def _filter(model, generator, layers, step):
     chosen = filterable_layers(model, layers)
     weights = {k: m.get_parameter("weight") for k, m in chosen.items()}
-    with _filtered(chosen, step_masks(weights, step, (), seed)):
-        return logits_of(model, x)
+    return _filtered(chosen, step_masks(weights, step, (), generator.initial_seed()))
 
 
 @checked
@@ -472,7 +471,7 @@ def filter_suite(
     thresholds: Annotated[int, at_least(2)] = 9,  # Of each filter
 ) -> list:  # Of `Stressor`
     "Weight filters for `stress`."
-    from robustlit.stressors import Stressor
+    from robustlit.stressors import model_stressor
 
     chosen, suite = filterable_layers(model, layers), []
     for part in (
@@ -480,7 +479,7 @@ def filter_suite(
     ):
         where = part[0] if scope == "local" else "all layers"
         for s in filter_steps({k: chosen[k].weight for k in part}, filters, thresholds):
-            run = partial(_filtered_logits, layers=part, step=s)
+            change = partial(_filter, layers=part, step=s)
             strength = round(s.alpha_norm, 6)
-            suite.append(Stressor("filters", f"{s.filter} of {where}", strength, "share of the range", run))
+            suite.append(model_stressor("filters", f"{s.filter} of {where}", strength, "share of the range", change))
     return suite
