@@ -104,7 +104,7 @@ CALLS = {
     files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
     models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
     models.load_or_train: dict(model=MODEL, train=lambda net: None, path="made.pt"),
-    report.named_model: dict(name="torch.nn:Flatten", weights=None),
+    report.named_model: dict(model="torch.nn:Flatten", weights=None),
     report.stress_figure: dict(rows=ROWS),
     report.report_page: dict(title="A model", rows=ROWS, checks=AUDIT),
     report.write_report: dict(
@@ -254,7 +254,7 @@ BY_HAND = {
     (stressors.stress, "images"): [0, -1],
     (masking.audit, "data"): [*((X, y) for y in LABELS), (X,)],
     (report.write_report, "suite"): ["blurs"],
-    (report.named_model, "name"): ["torch.nn"],
+    (report.named_model, "model"): ["torch.nn"],
     (report.named_model, "weights"): ["no such file.pt"],
     (zoo.find_network, "name"): ["sleep/slep"],
     (zoo.load_network, "name"): ["sleep/slep"],

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import CPUGenerator, Count, Images, Labels, Share, at_least, checked, not_empty, one_of
+from ..checks import CPUGenerator, Count, Images, Labels, Seed, Share, at_least, checked, not_empty, one_of
 from ..corruptions import blur, noise
 from .networks import as_floats, descend
 from ..evaluation import eval_mode
@@ -62,14 +62,17 @@ def wrapped_noise(
     return (level.trunc() % 256) / 255
 
 # %% ../../nbs/sleep/15_defences.ipynb #55d9d79c
+_Stress = Annotated[str, one_of(("blur", "report_blur", "noise", "wrapped_noise"))]
+
+
+@checked
 def distortion(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    stress: str,  # "blur", "report_blur", "noise" or "wrapped_noise"
-    level: float,  # Sigma in pixels, or variance
-    seed: int = 0,  # Of the noise
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    stress: _Stress,  # "blur", "report_blur", "noise" or "wrapped_noise"
+    level: _NotNegative,  # Sigma in pixels, or variance
+    seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # Same shape
     "Test images at one level of blur or noise."
-    check_choice(stress, ("blur", "report_blur", "noise", "wrapped_noise"), "stress")
     generator = torch.Generator().manual_seed(seed)
     if stress.endswith("blur"):
         return (report_blur if stress == "report_blur" else authors_blur)(x, level)
