@@ -195,7 +195,7 @@ def recorded(
         print(f"{label}: running", flush=True)
         record = store.write(run_record(fn, bound), force)
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
-    rows = record.frame()
+    rows = exp.rows_now(record.frame())
     rows.attrs.update(experiment=exp.name, key=key)
     return rows
 
@@ -509,26 +509,31 @@ def _column(values: list, counts: list) -> pd.Series:
     return column.repeat(counts).reset_index(drop=True)
 
 
-def _own_rows(records: list) -> pd.DataFrame:
+def _own_rows(records: list, exp: Experiment) -> pd.DataFrame:
     "The rows of records of whatever columns, one below the other."
     pieces = []
     for columns, group in itertools.groupby(records, key=lambda r: (r.about["columns"], r._source.schema)):
         group = list(group)
-        pieces.append(_joined(group, json.loads(columns[0])))
+        piece = _joined(group, json.loads(columns[0]))
+        if exp.upgrade is not None:
+            piece = pa.Table.from_pandas(
+                exp.rows_now(piece.to_pandas()), preserve_index=False
+            ).replace_schema_metadata()
+        pieces.append(piece)
     try:
         return pa.concat_tables(pieces, promote_options="permissive").to_pandas()
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pd.concat([piece.to_pandas() for piece in pieces], ignore_index=True)
 
 
-def _data(records: list, texts: list, about: dict) -> pd.DataFrame:
+def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFrame:
     "Parameters, rows, and what is known about the records, side by side."
     counts, names = [len(r) for r in records], sorted({k for t in texts for k in t})
     value = functools.lru_cache(None)(lambda text: _frozen(json.loads(text)))
     left = {k: _column([value(t.get(k, "null")) for t in texts], counts) for k in names}
     right = about | {k: [r.about[k] for r in records] for k in _shown}
     right = {k: _column(v, counts) for k, v in right.items()}
-    return pd.concat([pd.DataFrame(left), _own_rows(records), pd.DataFrame(right)], axis=1)
+    return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
 # %% ../nbs/evidence/40_records.ipynb #b4ad9b1c
 def records(
@@ -553,7 +558,7 @@ def records(
     if not chosen:
         return pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
     found, texts, sizes = zip(*chosen)
-    return _data(found, texts, dict(profile=sizes, stale=old))
+    return _data(found, texts, dict(profile=sizes, stale=old), exp)
 
 # %% ../nbs/evidence/40_records.ipynb #c4a63098
 def run_table(

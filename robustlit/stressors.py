@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite', 'fault_suite',
-           'noise_blur_suite', 'stress', 'eps_area', 'corruption_error']
+           'noise_blur_suite', 'under', 'in_schema', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
 from collections.abc import Callable, Sequence
@@ -177,6 +177,42 @@ def noise_blur_suite(
 
 
 SUITES = Table("suites", corruptions=corruption_suite, linf=linf_suite, faults=fault_suite, noise_blur=noise_blur_suite)
+
+# %% ../nbs/robustness/50_stressors.ipynb #f13bc631
+_suites = {
+    ("clean", ""): ["clean"],
+    ("corruptions", "severity"): [name for members in GROUPS.values() for name in members],
+    ("linf", "eps"): list(ATTACK_OPTIONS),
+    ("minimal", ""): ["deepfool", "jsma", "carlini_wagner", "boundary"],
+    ("noise_blur", "sigma"): ["blur", "report_blur"],
+    ("noise_blur", "variance"): ["noise", "wrapped_noise"],
+}
+
+
+def under(
+    stressor: str,  # "clean", a corruption, an attack, or a kind of blur or noise
+    strength: float | None = None,  # By default 0 for clean images, and none for an attack that knows no bound
+) -> dict:  # suite, stressor, strength, unit
+    "The columns that say what a network was stressed by."
+    known = {name: key for key, names in _suites.items() for name in names}
+    suite, unit = known[check_choice(stressor, list(known), "stressor")]
+    strength = (0.0 if suite == "clean" else float("nan")) if strength is None else float(strength)
+    return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
+
+
+def in_schema(
+    rows: pd.DataFrame,  # As records hold them, of now or of earlier
+    **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
+) -> pd.DataFrame:  # The same in the schema of `stress`
+    "Rows from before there was one schema, with the columns of now."
+    if "suite" in rows:
+        return rows
+    rows = rows.rename(columns=dict(stress="stressor", level="strength") | names)
+    named = rows["stressor"].replace("original", "clean")
+    known = {name: under(name) for name in named.dropna().unique()}
+    told = {k: named.map({name: about[k] for name, about in known.items()}) for k in ("suite", "unit")}
+    told = dict(suite=told["suite"], stressor=named, strength=rows["strength"].astype(float), unit=told["unit"])
+    return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
 
 # %% ../nbs/robustness/50_stressors.ipynb #a5cb74c7
 def _suite(suite, model, x) -> list:

@@ -9,6 +9,8 @@ __all__ = ['REPORTED', 'ORDERS', 'READINGS', 'CHANGED', 'NOISES', 'DROWNED', 'DI
            'safeguards_early_tasks', 'helps_not_everywhere', 'costs_the_newest_task', 'no_consistent_trend']
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #2d7c1e74
+from functools import partial
+
 import pandas as pd
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from ..evaluation import accuracy
 from .continual import BATCH_NORMS, learned
 from ..records import experiment
 from ..streams import permute
+from ..stressors import in_schema, under
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ceaac2d4
 REPORTED = GROUPS["noise"] + GROUPS["blur"] + GROUPS["weather"] + GROUPS["digital"] + GROUPS["extra"]
@@ -70,6 +73,7 @@ def _tested(phases, x, y, on, seen, about) -> list:
 @experiment(
     version=1,
     id="metaplasticity/corrupted",
+    upgrade=partial(in_schema, corruption="stressor", severity="strength"),
     smoke=dict(data="digits", n_tasks=3, width=128, epochs=25, batch_size=10, images=100, severities=[1, 5]),
     cpu=dict(data="mnist", n_tasks=6, epochs=6, batch_size=100, images=2000),
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=10_000),
@@ -84,10 +88,10 @@ def common_corruptions(
     batch_size: int = 100,  # Images a step
     images: int = 10_000,  # Test images, stratified by class
     severities: tuple = (1, 2, 3, 4, 5),  # Of each corruption
-) -> pd.DataFrame:  # order, reading, corruption, severity, on, bn, accuracy (percent), n (images)
+) -> pd.DataFrame:  # order, reading, suite, stressor, strength, unit, on, bn, accuracy (percent), n (images)
     """Accuracy on all tasks after the last, under nineteen corruptions (report, fig. 3).
 
-    The uncorrupted test images are the rows of corruption "original", severity 0, order "none".
+    The uncorrupted test images are the rows of stressor "clean", strength 0, order "none".
     """
     check_int(images, "images", 1)
     phases = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
@@ -95,10 +99,10 @@ def common_corruptions(
     part = load(data, valid=0).subset(n_test=images)
     x, y, rows = as_images(part.x_test).to(device), part.y_test.to(device), []
     for on, task in enumerate(phases.tasks, 1):
-        about = dict(order="none", reading="corrected", corruption="original", severity=0)
+        about = dict(order="none", reading="corrected") | under("clean")
         rows += _tested(phases, x, y, on, permute(x, task.permutation), about)
         for order, reading, name, severity in _conditions(severities):
-            about = dict(order=order, reading=reading, corruption=name, severity=severity)
+            about = dict(order=order, reading=reading) | under(name, severity)
             shown = seen_by(x, task.permutation, name, severity, order, reading, seed)
             rows += _tested(phases, x, y, on, shown, about)
     return pd.DataFrame(rows)
@@ -106,9 +110,9 @@ def common_corruptions(
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ab925f53
 def _report_way(df: pd.DataFrame, names: tuple) -> pd.DataFrame:
     "Rows of these corruptions, tested as in the report."
-    reading = df["reading"].eq("report") == df["corruption"].isin(CHANGED)
-    keep = (df["bn"] == "last") & (df["order"] == "permute_first") & (df["severity"] == 1) & reading
-    return df[keep & df["corruption"].isin(names)]
+    reading = df["reading"].eq("report") == df["stressor"].isin(CHANGED)
+    keep = (df["bn"] == "last") & (df["order"] == "permute_first") & (df["strength"] == 1) & reading
+    return df[keep & df["stressor"].isin(names)]
 
 
 def _by_seed(df: pd.DataFrame, column: str = "meta") -> pd.DataFrame:
@@ -139,7 +143,7 @@ NOISES = ("shot_noise", "impulse_noise", "speckle_noise", "gaussian_noise")
 def safeguards_early_tasks(df: pd.DataFrame, scale: str) -> Finding:
     "Noise on the tasks before the last."
     early = _report_way(df, NOISES).query("on < n_tasks")
-    gains = {name: _gain(early[early["corruption"] == name], 0.7).mean() for name in NOISES}
+    gains = {name: _gain(early[early["stressor"] == name], 0.7).mean() for name in NOISES}
     met = min(gains.values()) >= 15 if scale == "paper" else bool((_gain(early, 1.35) >= 5).all())
     text = "gain at meta 0.7: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in gains.items())
     table = _by_seed(early)
@@ -167,9 +171,9 @@ def helps_not_everywhere(df: pd.DataFrame, scale: str) -> Finding:
     "The three that destroy the image."
     meta = 0.7 if scale == "paper" else 1.35
     seeds, camera = _report_way(df, DROWNED).query("on < n_tasks"), df[df["order"] == "corrupt_first"]
-    camera = camera[(camera["bn"] == "last") & (camera["severity"] == 1) & (camera["on"] < camera["n_tasks"])]
-    gains = {n: _gain(seeds[seeds["corruption"] == n], meta) for n in DROWNED}
-    other = {n: _gain(camera[camera["corruption"] == n], meta).mean() for n in DROWNED}
+    camera = camera[(camera["bn"] == "last") & (camera["strength"] == 1) & (camera["on"] < camera["n_tasks"])]
+    gains = {n: _gain(seeds[seeds["stressor"] == n], meta) for n in DROWNED}
+    other = {n: _gain(camera[camera["stressor"] == n], meta).mean() for n in DROWNED}
     met = all(abs(g.mean()) <= 5 for g in gains.values())
     stays = all(abs(g) <= 5 for g in other.values())
     text = "corrupted first: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in other.items())

@@ -18,6 +18,7 @@ from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_choice, check_int
 from ..corruptions import noise
 from ..records import experiment
+from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
 from .baselines import test_part, training_part
@@ -58,11 +59,11 @@ def mixed(
 def _stressed(model, x, y, seed) -> list:
     generator = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, generator)}
-    rows = [dict(stress=s, level=v) | answers(logits_of(model, images), y) for (s, v), images in shown.items()]
+    rows = [under(s, v) | answers(logits_of(model, images), y) for (s, v), images in shown.items()]
     found = attack_curve(model, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
     right = accuracy_by_eps(found).accuracy.iloc[0]
-    return [*rows, dict(stress="fgsm", level=0.1, accuracy=right, most_given=most, n=len(y))]
+    return [*rows, under("fgsm", 0.1) | dict(accuracy=right, most_given=most, n=len(y))]
 
 
 def _state(model, x) -> dict:
@@ -79,6 +80,7 @@ def _state(model, x) -> dict:
 @experiment(
     version=1,
     id="sleep/misread",
+    upgrade=in_schema,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100, steps=1000),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=2000),
 )
@@ -92,9 +94,7 @@ def ablation(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
     images: int = 2000,  # Test images, stratified by class
-) -> (
-    pd.DataFrame
-):  # stress, level, accuracy, most_given (percent), spikes_l, changed_l, dead_l, answer_of_bias (percent), n
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given (percent), spikes_l, changed_l, dead_l, answer_of_bias (percent), n
     "A sleep between the two readings."
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)

@@ -17,6 +17,7 @@ from ..checks import check_int
 from ..data import as_images, load
 from ..models import load_or_train, network_path
 from ..records import experiment
+from ..stressors import in_schema
 from .networks import descend
 from .rule_search import score, search, stressed, tested
 from ..training import pick_device, set_seed
@@ -53,6 +54,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 @experiment(
     version=1,
     id="sleep/convolved",
+    upgrade=in_schema,
     smoke=dict(data="digits", epochs=15, batch_size=20, budget=3, steps=200, valid_images=100, images=100),
     cpu=dict(data="cifar10", epochs=8, batch_size=100, budget=20, steps=1000, valid_images=1000, images=2000),
 )
@@ -65,7 +67,7 @@ def cifar_convnet(
     steps: int = 1000,  # Length of each sleep
     valid_images: int = 1000,  # On which rules are compared
     images: int = 2000,  # Test images, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on a convolutional network, its rule chosen on validation images."
     check_int(budget, "budget", 1), check_int(steps, "steps", 1)
     model, device = learned_convnet(seed, data, epochs, batch_size), pick_device()

@@ -24,6 +24,7 @@ from torchvision.transforms import Normalize
 from ..checks import check_choice, check_int
 from ..data import as_images, load
 from ..records import experiment
+from ..stressors import in_schema
 from .cifar_convnet import learned_convnet
 from .networks import as_floats, descend, reader
 from .rule_search import score, search, stressed, tested
@@ -115,6 +116,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255)
 @experiment(
     version=1,
     id="sleep/featured",
+    upgrade=in_schema,
     smoke=dict(data="digits", extractor="digits", size=None, hidden=[100, 50], epochs=10, batch_size=20)
     | dict(budget=3, steps=200, published_steps=500, valid_images=100, images=100),
     cpu=dict(data="tiny_imagenet", extractor="cifar10", size=32, hidden=[1028, 256], epochs=10, batch_size=100),
@@ -132,7 +134,7 @@ def frozen_features(
     published_steps: int = 15_000,  # Length of the sleep with the published vector
     valid_images: int = 500,  # On which rules are compared
     images: int = 1000,  # Test pictures, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on frozen features, its rule published or chosen on validation images."
     check_int(budget, "budget", 1), check_int(images, "images", 1)
     full = load(data, size=size, valid=0.1).subset(n_test=images).to(pick_device())

@@ -10,6 +10,7 @@ __all__ = ['LEVELS', 'EPS', 'ALL_NOISE', 'noise_blur_fgsm', 'gain', 'lowest_view
            'distillation_is_strongest']
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #20e63a10
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..checks import check_int
 from ..claims import Finding, claim
 from ..records import experiment
 from .defences import distortion
+from ..stressors import in_schema, under
 from .networks import View
 from .baselines import test_part
 from ..statistics import paired_difference
@@ -51,7 +53,7 @@ def _attacked(model, network, x, y, seed) -> list:
         found = attack_curve(View(model, view), x, y, EPS, name, generator=generator, early_stop=False, **options)
         most = found.groupby("eps").predicted.agg(lambda p: 100 * p.value_counts().iloc[0] / len(p))
         for r in accuracy_by_eps(found).to_dict("records"):
-            shared = dict(stress=name, level=r["eps"], view=view, loss=loss)
+            shared = under(name, r["eps"]) | dict(view=view, attack_loss=loss)
             rows.append(shared | dict(accuracy=r["accuracy"], most_given=most[r["eps"]], n=len(y)))
     return rows
 
@@ -59,6 +61,7 @@ def _attacked(model, network, x, y, seed) -> list:
 @experiment(
     version=1,
     id="sleep/distorted",
+    upgrade=partial(in_schema, loss="attack_loss"),
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=2000),
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
@@ -71,15 +74,17 @@ def noise_blur_fgsm(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step; the reading's own if None
     images: int = 10_000,  # Test images, stratified by class
-) -> pd.DataFrame:  # stress, level, view, loss, accuracy (percent), most_given (percent), n (images)
+) -> (
+    pd.DataFrame
+):  # suite, stressor, strength, unit, view, attack_loss, accuracy (percent), most_given (percent), n (images)
     "Accuracy under blur, noise and FGSM, of one network of the comparison (report, figs. 1 and 2)."
     check_int(images, "images", 1)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    (x, y), rows, about = test_part(data, images), [], dict(view="logits", loss="")
+    (x, y), rows, about = test_part(data, images), [], dict(view="logits", attack_loss="")
     for stress, levels in LEVELS.items():
         for v in levels:
             logits = logits_of(model, distortion(x, stress, v, seed))
-            rows.append(dict(stress=stress, level=v) | about | answers(logits, y))
+            rows.append(under(stress, v) | about | answers(logits, y))
     return pd.DataFrame(rows + _attacked(model, network, x, y, seed))
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #0e69d43a
@@ -89,28 +94,32 @@ def gain(
     parent: str,  # Against whom
     stress: str,  # A name in `LEVELS`, or "fgsm"
     view: tuple | None = None,  # View and loss that FGSM attacks in both; if None the first of each one's `views_of`
-) -> pd.DataFrame:  # A row a level: mean, low, high (points), p, n (seeds), effect (better, worse, or not told apart)
+) -> (
+    pd.DataFrame
+):  # A row a strength: mean, low, high (points), p, n (seeds), effect (better, worse, or not told apart)
     "Paired differences of accuracy."
     rows, cell = [], {}
     for name in (network, parent):
-        part = df[(df["network"] == name) & (df["stress"] == stress)]
+        part = df[(df["network"] == name) & (df["stressor"] == stress)]
         if stress == "fgsm":
             seen, loss = view or views_of(name, "sleep")[0]
-            part = part[(part["view"] == seen) & (part["loss"] == loss)]
-        cell[name] = part.pivot_table("accuracy", "seed", "level")
+            part = part[(part["view"] == seen) & (part["attack_loss"] == loss)]
+        cell[name] = part.pivot_table("accuracy", "seed", "strength")
     for level in cell[network]:
         d = paired_difference(cell[network][level], cell[parent][level])
         effect = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
-        rows.append(dict(stress=stress, level=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, effect=effect))
+        rows.append(
+            dict(stressor=stress, strength=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, effect=effect)
+        )
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bd2e678d
 def lowest_view(
     df: pd.DataFrame,  # Records
-) -> pd.DataFrame:  # network, seed, level, stress ("fgsm"), view ("lowest"), loss ("any"), accuracy
+) -> pd.DataFrame:  # network, seed, strength, stressor ("fgsm"), view ("lowest"), attack_loss ("any"), accuracy
     "The lowest FGSM accuracy over the views of a network, seed by seed."
-    low = df[df["stress"] == "fgsm"].groupby(["network", "seed", "level"], as_index=False)["accuracy"].min()
-    return low.assign(stress="fgsm", view="lowest", loss="any")
+    low = df[df["stressor"] == "fgsm"].groupby(["network", "seed", "strength"], as_index=False)["accuracy"].min()
+    return low.assign(stressor="fgsm", view="lowest", attack_loss="any")
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #0b1127f5
 ALL_NOISE = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -118,16 +127,16 @@ ALL_NOISE = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 def _cell(df, network, stress, level, view=None) -> pd.Series:
     "Accuracy by seed."
-    part = df[(df["network"] == network) & (df["stress"] == stress) & np.isclose(df["level"], level)]
+    part = df[(df["network"] == network) & (df["stressor"] == stress) & np.isclose(df["strength"], level)]
     if stress == "fgsm":
         named, loss = views_of(network, "sleep")[0] if view is None else view
-        part = part[(part["view"] == named) & (part["loss"] == loss)]
+        part = part[(part["view"] == named) & (part["attack_loss"] == loss)]
     return part.set_index("seed")["accuracy"].sort_index()
 
 
 def _constant(df) -> bool:
     "Whether the report's reading gives one answer to everything, and no better than a quarter right."
-    part = df[(df["network"] == "sleep_report") & df["stress"].isin(["blur", "noise"])]
+    part = df[(df["network"] == "sleep_report") & df["stressor"].isin(["blur", "noise"])]
     return bool((part["most_given"] >= 99).all() and (part["accuracy"] <= 25).all())
 
 
@@ -147,7 +156,7 @@ def _constant(df) -> bool:
 def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
     "Sleep against its parent, paired."
     table = pd.concat([gain(df, "sleep", "authors", s) for s in ("blur", "noise")])
-    table = table[(table["stress"] == "blur") | table["level"].isin(ALL_NOISE)]
+    table = table[(table["stressor"] == "blur") | table["strength"].isin(ALL_NOISE)]
     better, constant = table[table["effect"] == "better"], _constant(df)
     text = (
         f"better than the parent at {len(better)} of {len(table)} levels, worse at {(table['effect'] == 'worse').sum()}"
@@ -176,13 +185,13 @@ def worst_on_blur_and_noise(df: pd.DataFrame, scale: str) -> Finding:
 )
 def constant_under_fgsm(df: pd.DataFrame, scale: str) -> Finding:
     "Sleep against its parent under FGSM, cross-entropy of the outputs before the rectifier."
-    table = gain(df, "sleep", "authors", "fgsm").query("level > 0")
+    table = gain(df, "sleep", "authors", "fgsm").query("strength > 0")
     met, constant = bool((table["effect"] == "better").all()), _constant(df)
     text = ", ".join(
-        f"{r['mean']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] at {r['level']:g}" for r in table.to_dict("records")
+        f"{r['mean']:+.1f} [{r['low']:+.1f}, {r['high']:+.1f}] at {r['strength']:g}" for r in table.to_dict("records")
     )
     only = "the report's reading of the rule" if constant and not met else ""
-    low = gain(lowest_view(df), "sleep", "authors", "fgsm", ("lowest", "any")).query("level == 0.1").iloc[0]
+    low = gain(lowest_view(df), "sleep", "authors", "fgsm", ("lowest", "any")).query("strength == 0.1").iloc[0]
     text += f"; by the lowest of all views {low['mean']:+.1f} [{low['low']:+.1f}, {low['high']:+.1f}] at 0.1"
     at = {name: _cell(df, name, "fgsm", 0.1) for name in ("sleep", "authors")}
     values = {"gain, eps 0.1": at["sleep"] - at["authors"], "eps 0.1": at["sleep"]}

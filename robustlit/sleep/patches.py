@@ -16,6 +16,7 @@ import pandas as pd
 from ..checks import check_int
 from ..data import as_images, patch_dataset
 from ..records import experiment
+from ..stressors import in_schema
 from .networks import READINGS, TRAINING, descend, reader
 from .rule_search import score, search, stressed, tested
 from ..training import pick_device, set_seed
@@ -28,6 +29,7 @@ VALID_SIGMAS = (0.0, 0.7, 1.2, 1.7)
 @experiment(
     version=1,
     id="sleep/patched",
+    upgrade=in_schema,
     smoke=dict(epochs=20, budget=3, steps=200),
     paper=dict(epochs=20, budget=100, steps=2000),
 )
@@ -39,7 +41,7 @@ def patches(
     budget: int = 100,  # Rules that are tried
     steps: int = 2000,  # Length of each sleep
     copies: int = 250,  # Of each pattern, in the validation images and in the test images
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on four patterns of 25 bright pixels, its rule chosen on noisy and blurred copies."
     check_int(budget, "budget", 1), check_int(copies, "copies", 1), check_int(shared, "shared", 0, 24)
     full, generator = patch_dataset(shared, own=25 - shared, seed=seed), set_seed(seed)

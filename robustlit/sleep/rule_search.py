@@ -21,6 +21,7 @@ from torch import nn
 from ..attacks import accuracy_by_eps, attack_curve
 from ..masking import audit
 from ..checks import Count, Images, Labels, Seed, Share, checked, not_empty, with_columns
+from ..stressors import under
 from ..corruptions import blur, noise
 from .conversion import chain, largest
 from .networks import as_floats
@@ -54,26 +55,26 @@ def stressed(
     sigmas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5),  # Widths of the blur, in pixels
     variances: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05),  # Of the noise
     eps: _Radii = (),  # Of FGSM and of random signs, pixel units
-) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images)
+) -> pd.DataFrame:  # stressor, strength, accuracy (percent), n (images)
     "Accuracy under blur, noise and FGSM."
     generator = lambda: torch.Generator().manual_seed(seed)
     shown = [("blur", s, blur(x, s).clamp(0, 1)) for s in sigmas] + [
         ("noise", v, noise(x, v, generator())) for v in variances
     ]
-    rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(model, a), y), n=len(y)) for s, v, a in shown]
+    rows = [under(s, v) | dict(accuracy=accuracy_of(logits_of(model, a), y), n=len(y)) for s, v, a in shown]
     for name in ("fgsm", "random_sign") if len(eps) else ():
         table = accuracy_by_eps(attack_curve(model, x, y, eps, name, generator=generator()))
-        rows += [dict(stress=name, level=e, accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
+        rows += [under(name, e) | dict(accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
     return pd.DataFrame(rows)
 
 
 @checked
 def score(
-    rows: Annotated[pd.DataFrame, with_columns("stress", "level", "accuracy")],  # stress, level, accuracy
+    rows: Annotated[pd.DataFrame, with_columns("stressor", "strength", "accuracy")],  # stressor, strength, accuracy
 ) -> float:  # Percent
     "Mean of clean accuracy, of the mean over blurs and of the mean over noises; for the choice only."
-    clean = rows[rows["level"] == 0]["accuracy"].mean()
-    hard = rows[rows["level"] > 0].groupby("stress")["accuracy"].mean()
+    clean = rows[rows["strength"] == 0]["accuracy"].mean()
+    hard = rows[rows["strength"] > 0].groupby("stressor")["accuracy"].mean()
     return float((clean + hard["blur"] + hard["noise"]) / 3)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #dcdafdee
@@ -91,7 +92,9 @@ def tested(
     ),  # Of FGSM and of random signs, pixel units
     audited: Count = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
     **levels,  # `sigmas` and `variances` of `stressed`
-) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
+) -> (
+    pd.DataFrame
+):  # stressor, strength, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
     "Accuracy under blur, noise and FGSM, with the audit of the attacked network."
     some = torch.linspace(0, len(x) - 1, min(audited, len(x)), device=x.device).long()
     found = audit(model, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)
@@ -147,22 +150,22 @@ def trials_of(
 
 @checked
 def worth_of(
-    df: _Tests,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
+    df: _Tests,  # Records: part, network ("awake" among them), seed, stressor, strength, accuracy, red
     by: Iterable[str] = (),  # Columns that make a setting
-) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
+) -> pd.DataFrame:  # A row a setting, stressor and strength: mean accuracies, differences to awake with 95 % intervals
     "What was tested, against the network awake, in points; where the audit is red, FGSM says in how many seeds. Intervals are not corrected for their number."
     tests = df[df["part"] == "test"]
     red = tests.assign(red=tests["red"] != "none").groupby([*by, "seed"])["red"].any()
-    means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
-    groups = means.join(red).groupby([*by, "stress", "level"])
+    means = tests.pivot_table("accuracy", [*by, "stressor", "strength", "seed"], "network")
+    groups = means.join(red).groupby([*by, "stressor", "strength"])
 
     def difference(m, name):
         d = paired_difference(m[name].to_numpy(), m["awake"].to_numpy())
-        red = m["red"].sum() if "fgsm" in m.index.get_level_values("stress") else 0
+        red = m["red"].sum() if "fgsm" in m.index.get_level_values("stressor") else 0
         return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + (f", red in {red} of {d.n}" if red else "")
 
     rest = [n for n in means if n != "awake"]
-    table = means.groupby([*by, "stress", "level"]).mean()
+    table = means.groupby([*by, "stressor", "strength"]).mean()
     return table.assign(**{f"{n} - awake": groups.apply(difference, n) for n in rest})
 
 

@@ -8,6 +8,7 @@ Docs: https://robustlit.github.io/robustlit/sleep/strong_attacks.html.md"""
 __all__ = ['EPS', 'BOUNDED', 'NEAREST', 'bounded', 'nearest', 'strong_attacks']
 
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #7183dc36
+from functools import partial
 from typing import cast
 
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_int
 from ..records import experiment
+from ..stressors import in_schema, under
 from .networks import View
 from .baselines import test_part
 from ..minimal_attacks import smallest
@@ -44,7 +46,7 @@ def bounded(
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
-) -> pd.DataFrame:  # attack, eps, accuracy (percent), n; of `square` on two fifths of the images
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy (percent), n; of `square` on two fifths of the images
     "Accuracy by radius, under each of `BOUNDED`."
     tables = []
     for name, options in BOUNDED:
@@ -52,7 +54,8 @@ def bounded(
         found = accuracy_by_eps(
             attack_curve(model, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options))
         )
-        tables.append(found[["eps", "accuracy"]].assign(attack=name, n=n))
+        told = [under(name, e) for e in found["eps"]]
+        tables.append(pd.DataFrame(told).assign(accuracy=found["accuracy"].to_numpy(), n=n))
     return pd.concat(tables)
 
 
@@ -61,7 +64,7 @@ def nearest(
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
-) -> pd.DataFrame:  # attack, accuracy (percent not broken at any distance), l0, l2, linf (medians, pixel units), n
+) -> pd.DataFrame:  # suite, stressor, strength (none), unit, accuracy (percent not broken at any distance), l0, l2, linf (medians, pixel units), n
     "How far the nearest wrong image is, by each of `NEAREST`; images read wrong to begin with are at distance 0."
     rows = []
     for name, options in NEAREST:
@@ -69,13 +72,14 @@ def nearest(
             model, x, y, name, generator=torch.Generator().manual_seed(seed), **cast(dict, options)
         ).table()
         medians = {d: float(table[d].median()) for d in ("l0", "l2", "linf")}
-        rows.append(dict(attack=name, accuracy=100 * float((~table.success).mean()), n=len(x)) | medians)
+        rows.append(under(name) | dict(accuracy=100 * float((~table.success).mean()), n=len(x)) | medians)
     return pd.DataFrame(rows).replace(float("inf"), float("nan"))
 
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #2203bbc4
 @experiment(
     version=1,
     id="sleep/harder",
+    upgrade=partial(in_schema, attack="stressor", eps="strength"),
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=40),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=500),
 )
@@ -87,7 +91,9 @@ def strong_attacks(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step; the reading's own if None
     images: int = 500,  # Test images for the bounded attacks; a fifth of them for the others
-) -> pd.DataFrame:  # attack, eps (pixel units), accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
+) -> (
+    pd.DataFrame
+):  # suite, stressor, strength (eps), unit, accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
     check_int(images, "images", 5)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)

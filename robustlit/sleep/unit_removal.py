@@ -18,6 +18,7 @@ from torch import nn
 from ..checks import check_choice, check_int
 from ..data import as_images
 from ..records import experiment
+from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
 from .defences import distortion
 from .baselines import test_part, training_part
@@ -65,6 +66,7 @@ SHOWN = [("clean", 0.0), *(("blur", s) for s in (1.5, 2.5, 4.0)), *(("noise", v)
 @experiment(
     version=1,
     id="sleep/silenced",
+    upgrade=in_schema,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100, steps=2000),
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
@@ -77,7 +79,7 @@ def unit_removal(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
     images: int = 10_000,  # Test images, stratified by class
-) -> pd.DataFrame:  # stress, level, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
     "The authors' network asleep, or with as many units removed, under blur and noise."
     check_choice(method, METHODS, "method"), check_int(steps, "steps", 1)
     parent = load_network("authors", seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
@@ -96,5 +98,5 @@ def unit_removal(
         shown = distortion(x, stress, level, seed) if level else x
         logits, theirs = logits_of(model, shown), logits_of(slept, shown)
         same = accuracy_of(logits, theirs.argmax(1))
-        rows.append(dict(stress=stress, level=level, agreement=same) | about | answers(logits, y))
+        rows.append(under(stress, level) | dict(agreement=same) | about | answers(logits, y))
     return pd.DataFrame(rows)
