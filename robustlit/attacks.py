@@ -33,6 +33,7 @@ from robustlit.checks import (
     Count,
     Images,
     Labels,
+    NotNegative,
     Share,
     at_least,
     check_choice,
@@ -104,7 +105,6 @@ def _length(v):
 
 
 _Norm = Annotated[str, one_of(("linf", "l2"))]
-_NotNegative = Annotated[float, at_least(0)]
 _Radius = Annotated[float, at_least(0), or_infinite]
 
 
@@ -446,10 +446,10 @@ class PGD:
     def __init__(
         self,
         steps: Count = 40,  # Gradients to take
-        step_size: _NotNegative | None = None,  # Length of a step, in pixel units
-        relative_step: _NotNegative | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
+        step_size: NotNegative | None = None,  # Length of a step, in pixel units
+        relative_step: NotNegative | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
         random_start: bool = True,  # Begin anywhere in the ball, or at the image
-        momentum: _NotNegative = 0.0,  # Share of the old direction that is kept
+        momentum: NotNegative = 0.0,  # Share of the old direction that is kept
         loss: _Loss = "ce",  # A name in `LOSSES`, or a function
     ):
         if step_size is not None and relative_step is not None:
@@ -485,8 +485,8 @@ def FGSM(
 @checked
 def BIM(
     steps: Count = 10,  # Gradients to take
-    step_size: _NotNegative | None = None,  # Length of a step, in pixel units
-    relative_step: _NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
+    step_size: NotNegative | None = None,  # Length of a step, in pixel units
+    relative_step: NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
     loss: _Loss = "ce",  # A name in `LOSSES`, or a function
 ) -> PGD:
     "Small steps from the image."
@@ -497,9 +497,9 @@ def BIM(
 @checked
 def MIM(
     steps: Count = 10,  # Gradients to take
-    step_size: _NotNegative | None = None,  # Length of a step, in pixel units
-    relative_step: _NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
-    momentum: _NotNegative = 1.0,  # Share of the old direction that is kept
+    step_size: NotNegative | None = None,  # Length of a step, in pixel units
+    relative_step: NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
+    momentum: NotNegative = 1.0,  # Share of the old direction that is kept
     loss: _Loss = "ce",  # A name in `LOSSES`, or a function
 ) -> PGD:
     "BIM with momentum."
@@ -829,7 +829,7 @@ def attack_images(
     model: nn.Module,  # Images in [0, 1] to logits
     x: Images,  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,), int64
-    eps: _NotNegative,  # Radius, in pixel units
+    eps: NotNegative,  # Radius, in pixel units
     attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
@@ -848,7 +848,7 @@ def _rows(found, ids, eps, target):
     return pd.DataFrame(dict(image=ids.cpu(), eps=eps) | {c: getattr(found, c).cpu().numpy() for c in columns})
 
 
-_Radii = _NotNegative | Annotated[Collection[_NotNegative], not_empty]
+_Radii = NotNegative | Annotated[Collection[NotNegative], not_empty]
 
 
 @checked

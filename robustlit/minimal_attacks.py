@@ -29,7 +29,6 @@ from robustlit.attacks import (
     Threat,
     _check,
     _Mode,
-    _NotNegative,
     image_uniform,
     untouched,
     worst_images,
@@ -39,6 +38,7 @@ from robustlit.checks import (
     Device,
     Images,
     Labels,
+    NotNegative,
     at_least,
     between,
     check_choice,
@@ -137,10 +137,10 @@ class DeepFool:
     def __init__(
         self,
         steps: Count = 100,  # Looks at the network
-        overshoot: _NotNegative = 0.02,  # Share by which a step goes too far
+        overshoot: NotNegative = 0.02,  # Share by which a step goes too far
         candidates: Annotated[int, at_least(2)] = 10,  # Classes that are considered, the label among them
         clip_steps: bool = True,  # Back into the pixel range after every step, or at the end only
-        nudge: _NotNegative = 1e-4,  # Added to the length of a step, in pixel units
+        nudge: NotNegative = 1e-4,  # Added to the length of a step, in pixel units
         look: _Look = "current",  # Where the other classes are looked at: "current" image, or "clean" (a slip)
     ):
         self.steps, self.clip_steps, self.candidates, self.look = steps, clip_steps, candidates, look
@@ -281,7 +281,7 @@ class CarliniWagner:
         searches: Count = 8,  # Values of `c` that are tried
         lr: _Positive = 0.01,  # Adam's, in units of w
         c: _Positive = 0.01,  # The first weight of the margin
-        kappa: _NotNegative = 0.0,  # How far the new class must be ahead, in logits
+        kappa: NotNegative = 0.0,  # How far the new class must be ahead, in logits
         abort: bool = True,  # End a search that makes no progress
     ):
         self.steps, self.searches, self.abort = steps, searches, abort
@@ -463,7 +463,7 @@ def smallest(
     return Smallest(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Smallest)))
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #0ba17ffd
-_Distances = _NotNegative | Iterable[_NotNegative] | None
+_Distances = NotNegative | Iterable[NotNegative] | None
 
 
 @checked

@@ -19,7 +19,19 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import CPUGenerator, Count, Images, Labels, Seed, Share, at_least, checked, not_empty, one_of
+from robustlit.checks import (
+    CPUGenerator,
+    Count,
+    Images,
+    Labels,
+    NotNegative,
+    Seed,
+    Share,
+    at_least,
+    checked,
+    not_empty,
+    one_of,
+)
 from ..corruptions import blur, noise
 from .networks import as_floats, descend
 from ..evaluation import eval_mode
@@ -29,13 +41,10 @@ SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 VARIANCES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-_NotNegative = Annotated[float, at_least(0)]
-
-
 @checked
 def authors_blur(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    sigma: _NotNegative,  # Pixels, >= 0
+    sigma: NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape
     "Gaussian blur as in the authors' code."
     return blur(x, sigma, "nearest", math.ceil(2 * sigma)).clamp(0, 1)
@@ -44,7 +53,7 @@ def authors_blur(
 @checked
 def report_blur(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    sigma: _NotNegative,  # Pixels, >= 0
+    sigma: NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape, of whole grey levels
     "Gaussian blur as in the report's code: of bytes."
     levels = (x * 255).round().byte().cpu().numpy()
@@ -54,7 +63,7 @@ def report_blur(
 @checked
 def wrapped_noise(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    variance: _NotNegative,  # Of the noise, in squared grey levels
+    variance: NotNegative,  # Of the noise, in squared grey levels
     generator: CPUGenerator | None = None,  # On the CPU
 ) -> Tensor:  # Same shape, of whole grey levels
     "The report's noise: added to bytes, which wrap around."
@@ -69,7 +78,7 @@ _Stress = Annotated[str, one_of(("blur", "report_blur", "noise", "wrapped_noise"
 def distortion(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
     stress: _Stress,  # "blur", "report_blur", "noise" or "wrapped_noise"
-    level: _NotNegative,  # Sigma in pixels, or variance
+    level: NotNegative,  # Sigma in pixels, or variance
     seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # Same shape
     "Test images at one level of blur or noise."

@@ -28,6 +28,7 @@ from robustlit.checks import (
     CPUGenerator,
     Count,
     Images,
+    NotNegative,
     Pixels,
     Share,
     at_least,
@@ -45,7 +46,6 @@ from .networks import as_floats
 RESETS = ("zero", "subtract", "none")
 NORMALISE = ("data", "weights", "none")
 BIASES = ("keep", "random")
-_NotNegative = Annotated[float, at_least(0)]
 _Positive = Annotated[float, at_least(1e-12)]
 _Images = Images | Pixels
 _Normalise = Annotated[str, one_of(NORMALISE)]
@@ -56,14 +56,14 @@ _Normalise = Annotated[str, one_of(NORMALISE)]
 class Rule:
     "All that a sleep depends on; the defaults are the authors' vector A. Every field is a switch of its own."
 
-    rate: _NotNegative = 39.037119  # Highest firing rate of a pixel, Hz (nominal)
-    increase: _NotNegative = 0.063997  # Of a weight whose input fired with its neuron, times g
-    decrease: _NotNegative = 0.069220  # Of a weight whose input was silent when its neuron fired, times g
+    rate: NotNegative = 39.037119  # Highest firing rate of a pixel, Hz (nominal)
+    increase: NotNegative = 0.063997  # Of a weight whose input fired with its neuron, times g
+    decrease: NotNegative = 0.069220  # Of a weight whose input was silent when its neuron fired, times g
     thresholds: tuple[_Positive, ...] = (36.186585, 23.362736, 36.384713)  # One a layer, > 0
     scale: _Positive = 2.193698  # Of the drive ("data") or of the weights ("weights")
     steps: Annotated[int, at_least(0)] = 27105  # Length of the sleep
     dt: _Positive = 0.001  # Length of a step, s
-    per_spike: _NotNegative = 2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); a Poisson rate would have 1
+    per_spike: NotNegative = 2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); a Poisson rate would have 1
     steps_per_image: Count = 1  # How long each image is shown
     leak: Share = 0.999  # What a membrane keeps of its charge in a step, 0 to 1
     gated: bool = True  # Whether changes are multiplied by g
