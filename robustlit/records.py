@@ -17,15 +17,16 @@ import os
 import re
 import typing
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import check_choice, check_int
+from .checks import Count, checked, existing, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
@@ -134,9 +135,10 @@ def _differing(today: _Today, record: Record) -> list:
     return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
 
 
+@checked
 def differing(
-    old: dict,  # From names of definitions to their digests
-    new: dict,  # The same at another time
+    old: Mapping,  # From names of definitions to their digests
+    new: Mapping,  # The same at another time
 ) -> list:  # Names, sorted
     "Names whose definition differs; one that only has another name now does not."
     gone = {k: v for k, v in old.items() if new.get(k) != v}
@@ -145,6 +147,7 @@ def differing(
     return sorted({*only(gone, come), *only(come, gone)})
 
 # %% ../nbs/evidence/40_records.ipynb #38d6cfc3
+@checked
 def stale_by(
     record: Record,  # From a store
     store: Store | None = None,  # Where the confirmations are; by default the project's
@@ -175,6 +178,7 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
 
 # %% ../nbs/evidence/40_records.ipynb #3320b15c
+@checked
 def recorded(
     fn: Callable,  # An experiment
     profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
@@ -200,6 +204,7 @@ def recorded(
     return rows
 
 
+@checked
 def key_of(
     fn: Callable,  # An experiment
     profile: str = "smoke",  # Where parameters that are not given come from
@@ -210,10 +215,11 @@ def key_of(
     return exp.key(exp.bind(profile, params))
 
 # %% ../nbs/evidence/40_records.ipynb #0494176e
+@checked
 def missing(
     fn: str | Callable,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not in the grid come from
-    grid: dict | None = None,  # Parameter to the values it takes
+    grid: Mapping | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
@@ -226,6 +232,7 @@ def missing(
     return [run for run in runs if exp.key(exp.bind(profile, run)) not in have]
 
 # %% ../nbs/evidence/40_records.ipynb #23523881
+@checked
 def confirm(
     which: str | Callable,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
@@ -234,7 +241,7 @@ def confirm(
     uses: Iterable = (),  # For records of schema 1: pairs (parameters, names 'table/entry'), the first that fits says what a run used
 ) -> int:  # Number of records that were stale and no longer are
     "State that today's code would give the same rows as the code of the records kept so far."
-    if not isinstance(why, str) or not why.strip():
+    if not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
     exp, store = _experiment(which), store or Store()
     kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
@@ -286,6 +293,7 @@ def _refuse_damaged(store: Store, exp: Experiment):
             raise DamagedRecord(f"{path} is damaged: {e!r}; restore it from git before confirming more") from e
 
 # %% ../nbs/evidence/40_records.ipynb #f5a8cc4c
+@checked
 def pack(
     which: str | Callable,  # An experiment or its name
     store: Store | None = None,  # Where to look and write; by default the project's
@@ -403,8 +411,9 @@ def _leave(store: Store, place: str, name: str, odd: list):
         old.unlink(missing_ok=True)
 
 # %% ../nbs/evidence/40_records.ipynb #718912fd
+@checked
 def adopt(
-    path: str | Path,  # A record's file, a packed table, or a folder of such
+    path: Annotated[str | Path, existing],  # A record's file, a packed table, or a folder of such
     store: Store | None = None,  # Where to file them; by default the project's
 ) -> list:  # The records, in the order of their keys
     "File records that were made elsewhere; `DamagedRecord` for a bad file, and then nothing is filed."
@@ -428,6 +437,7 @@ def adopt(
     return sorted(found, key=lambda r: r.about["key"])
 
 # %% ../nbs/evidence/40_records.ipynb #d9088b1e
+@checked
 def drop(
     keys: str | Iterable,  # Of runs, or their first digits where no other key begins so
     store: Store | None = None,  # Where to look; by default the project's
@@ -536,21 +546,20 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
     return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
 # %% ../nbs/evidence/40_records.ipynb #b4ad9b1c
+_Size = Annotated[str, one_of((*PROFILES, "custom"))]
+
+
+@checked
 def records(
     which: str | Callable,  # An experiment or its name
-    profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
+    profile: _Size | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
     stale: bool = True,  # Whether records count whose code has changed since
-    version: int | None = None,  # By default the experiment's present version
+    version: Count | None = None,  # By default the experiment's present version
     store: Store | None = None,  # Where to look; by default the project's
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = _experiment(which), store or Store()
-    if profile is not None:
-        check_choice(profile, (*PROFILES, "custom"), "profile")
-    if version is not None:
-        check_int(version, "version", low=1)
-    check_choice(stale, (True, False), "stale")
     chosen = _chosen(exp, store, version, profile, where)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
@@ -561,10 +570,11 @@ def records(
     return _data(found, texts, dict(profile=sizes, stale=old), exp)
 
 # %% ../nbs/evidence/40_records.ipynb #c4a63098
+@checked
 def run_table(
     which: str | Callable,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
-    profile: str | None = None,  # Only runs of this size
+    profile: _Size | None = None,  # Only runs of this size
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # `key`, `profile`, `stale`, `stale_by` (a tuple of names), `checksum`
     "What runs an experiment has records of, and what each is stale by."
@@ -579,11 +589,10 @@ def run_table(
     return pd.DataFrame(rows, columns=["key", "profile", "stale", "stale_by", "checksum"])
 
 # %% ../nbs/evidence/40_records.ipynb #99162b0e
+@checked
 def largest(
-    frame: pd.DataFrame,  # As `records` gives it
+    frame: Annotated[pd.DataFrame, with_columns("profile")],  # As `records` gives it
 ) -> pd.DataFrame:  # The rows of one profile
     "Rows of the largest profile that has any: 'paper', else 'cpu', else 'smoke', else what there is."
-    if "profile" not in frame.columns:
-        raise ValueError("`frame` must come from `records`: it has no column `profile`")
     present = [p for p in reversed(PROFILES) if (frame["profile"] == p).any()]
     return frame[frame["profile"] == present[0]].reset_index(drop=True) if present else frame

@@ -186,6 +186,7 @@ _suites = {
 }
 
 
+@checked
 def under(
     stressor: str,  # "clean", a corruption, an attack, or a kind of blur or noise
     strength: float | None = None,  # By default 0 for clean images, and none for an attack that knows no bound
@@ -197,6 +198,7 @@ def under(
     return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
 
 
+@checked
 def in_schema(
     rows: pd.DataFrame,  # As records hold them, of now or of earlier
     **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
