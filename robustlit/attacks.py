@@ -22,9 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +45,9 @@ from robustlit.checks import (
 )
 from .digest import Table
 from .evaluation import eval_mode
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/10_attacks.ipynb #dd9786a0
 TINY = 1e-12
@@ -99,11 +101,11 @@ def attack_loss(
     rule = LOSSES[loss] if isinstance(loss, str) else loss
     return rule(logits, y, target)
 
-# %% ../nbs/robustness/10_attacks.ipynb #251d4c91
+# %% ../nbs/robustness/10_attacks.ipynb #8452dd43
 def _length(v):
     return v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #251d4c91
 _Norm = Annotated[str, one_of(("linf", "l2"))]
 _Radius = Annotated[float, at_least(0), or_infinite]
 
@@ -203,6 +205,14 @@ def random_start(
     radius = image_uniform(ids, seed + 1, draw, (1, 1, 1)) ** (1 / math.prod(shape))
     return ball.project(v.mul_(ball.eps * radius / _length(v)).to(ball.x.dtype).add_(ball.x))
 
+# %% ../nbs/robustness/10_attacks.ipynb #7a1c953c
+def _check_logits(z, n: int):
+    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != n or z.shape[1] < 2:
+        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+        raise ValueError(f"`model` must give logits of shape ({n}, classes), got {got}")
+    if not z.isfinite().all():
+        raise ValueError("`model` must give finite logits, got NaN or infinity")
+
 # %% ../nbs/robustness/10_attacks.ipynb #0f60bd11
 class Oracle:
     "Logits and input gradients of a network, averaged over `eot` draws."
@@ -226,11 +236,7 @@ class Oracle:
             raise
         except RuntimeError as err:
             raise ValueError(f"`model` does not take images of shape {tuple(a.shape)}: {err}") from err
-        if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(a) or z.shape[1] < 2:
-            got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"`model` must give logits of shape ({len(a)}, classes), got {got}")
-        if not z.isfinite().all():
-            raise ValueError("`model` must give finite logits, got NaN or infinity")
+        _check_logits(z, len(a))
         check_labels(self.y, n_classes=z.shape[1])
         self.classes = z.shape[1]
         return z
@@ -281,6 +287,17 @@ class Attacked:
     gradients: Tensor  # Gradients taken
     queries: Tensor  # Forward passes
 
+# %% ../nbs/robustness/10_attacks.ipynb #bbe38d48
+def _target_classes(threat, target: Tensor | str) -> Tensor:
+    "The class that each image is to be given."
+    if isinstance(target, str):
+        which = dict(runner_up=0, least_likely=-1)[check_choice(target, ("runner_up", "least_likely"), "target")]
+        return threat.rivals()[:, which]
+    check_labels(target, len(threat.y), threat.clean().shape[1], "target")
+    if (target == threat.y).any():
+        raise ValueError("`target` must differ from `y` for every image")
+    return target
+
 # %% ../nbs/robustness/10_attacks.ipynb #61e84b8e
 class Threat:
     "A network under attack: the images, what breaking them means, and how it is tried."
@@ -307,16 +324,7 @@ class Threat:
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids
         self.share, self.kept, self._clean, self.target = share and eot == 1, {}, None, None
         if target is not None:
-            self.target = self._target(target)
-
-    def _target(self, target):
-        if isinstance(target, str):
-            which = dict(runner_up=0, least_likely=-1)[check_choice(target, ("runner_up", "least_likely"), "target")]
-            return self.rivals()[:, which]
-        check_labels(target, len(self.y), self.clean().shape[1], "target")
-        if (target == self.y).any():
-            raise ValueError("`target` must differ from `y` for every image")
-        return target
+            self.target = _target_classes(self, target)
 
     def clean(self) -> Tensor:
         "Logits of the clean images."
@@ -344,6 +352,13 @@ class Threat:
         if loss not in self.kept:
             self.kept[loss] = self.oracle.gradient(self.x, self.y, loss)
         return tuple(v[s.i] for v in self.kept[loss])
+
+# %% ../nbs/robustness/10_attacks.ipynb #91a115c5
+def _worse(threat: Threat, i: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    "Which of the images `i` are worse by their new logits than by their old ones."
+    broken, before = (threat.wins(i, z) for z in (new, old))
+    score, least = (threat.score(i, z) for z in (new, old))
+    return (broken & ~before) | ((broken == before) & (score < least))
 
 # %% ../nbs/robustness/10_attacks.ipynb #8faa4de3
 class Search:
@@ -374,12 +389,10 @@ class Search:
     def record(self, s: State, rows=slice(None)):
         "Note where these rows stand and what they cost."
         i = s.i[rows]
-        whole = len(i) == len(self.found)
-        if not whole and self.found is self.threat.x:
-            self.found = self.found.clone()
-        if whole:
+        if len(i) == len(self.found):
             self.found, i = s.a, slice(None)
         else:
+            self.found = self.found.clone() if self.found is self.threat.x else self.found
             self.found[i] = s.a[rows]
         self.gradients[i] += s.gradients
         self.queries[i] += s.queries + self.threat.oracle.eot  # the verdict's
@@ -400,9 +413,7 @@ class Search:
         if not self.logits.shape[1]:
             self.best, self.logits = self.found, logits
         else:
-            broken, before = (self.threat.wins(i, z) for z in (logits, self.logits[i]))
-            score, least = (self.threat.score(i, z) for z in (logits, self.logits[i]))
-            better = (broken & ~before) | ((broken == before) & (score < least))
+            better = _worse(self.threat, i, logits, self.logits[i])
             self.best = self.best.index_copy(0, i[better], self.found[i[better]])
             self.logits = self.logits.index_copy(0, i[better], logits[better])
         self.found = self.threat.x
@@ -596,6 +607,21 @@ class APGD(AdaptiveStep):
         s.a = s.worst
         search.record(s)
 
+# %% ../nbs/robustness/10_attacks.ipynb #6ba24fff
+def _throw_square(
+    s: State,  # With the images `a` and their ball
+    u: Tensor,  # Uniform numbers (n, channels + 2): where, and which way each channel goes
+    side: int,  # Of the square, in pixels
+) -> Tensor:  # The images with one more square each
+    "One random square at the edge of the ball on every image."
+    (n, c, h, w), span = s.a.shape, torch.arange(side, device=u.device)
+    top, left = (u[:, j] * (size - side + 1) for j, size in ((0, h), (1, w)))
+    at = (top.long() * w + left.long())[:, None] + (span[:, None] * w + span).flatten()
+    at = at[:, None].expand(n, c, side * side)
+    low, high = (edge.reshape(n, c, h * w).gather(2, at) for edge in (s.ball.lo, s.ball.hi))
+    squares = torch.where(u[:, 2:, None] < 0.5, low, high)
+    return s.a.reshape(n, c, h * w).scatter(2, at, squares).view(n, c, h, w)
+
 # %% ../nbs/robustness/10_attacks.ipynb #b3676007
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 CHUNK = 64
@@ -633,7 +659,7 @@ class Square:
         for k in range(1, self.queries // search.threat.oracle.eot - 1):
             if (k - 1) % CHUNK == 0:
                 s.uniform = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
-            trial = self.throw(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
+            trial = _throw_square(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
             logits = search.query(s, trial)
             score = search.threat.score(s.i, logits)
             better = score < s.score
@@ -642,16 +668,6 @@ class Square:
             if search.leave(s, better & search.threat.wins(s.i, logits)):
                 return
         search.record(s)
-
-    def throw(self, s: State, u: Tensor, side: int) -> Tensor:
-        "The images with one more square each; `u` (n, channels + 2) says where and which way."
-        (n, c, h, w), span = s.a.shape, torch.arange(side, device=u.device)
-        top, left = (u[:, j] * (size - side + 1) for j, size in ((0, h), (1, w)))
-        at = (top.long() * w + left.long())[:, None] + (span[:, None] * w + span).flatten()
-        at = at[:, None].expand(n, c, side * side)
-        low, high = (edge.reshape(n, c, h * w).gather(2, at) for edge in (s.ball.lo, s.ball.hi))
-        squares = torch.where(u[:, 2:, None] < 0.5, low, high)
-        return s.a.reshape(n, c, h * w).scatter(2, at, squares).view(n, c, h, w)
 
 # %% ../nbs/robustness/10_attacks.ipynb #49930844
 class RandomSign:
@@ -844,6 +860,8 @@ def attack_images(
 
 # %% ../nbs/robustness/10_attacks.ipynb #66810053
 def _rows(found, ids, eps, target):
+    import pandas as pd
+
     columns = ("correct", "predicted", "margin", "loss", "gradients", "queries", *(("reached",) if target else ()))
     return pd.DataFrame(dict(image=ids.cpu(), eps=eps) | {c: getattr(found, c).cpu().numpy() for c in columns})
 
@@ -862,8 +880,12 @@ def attack_curve(
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
-) -> pd.DataFrame:  # image, eps, correct, predicted, margin, loss, gradients, queries, broken_at_smaller_eps (reached)
+) -> (
+    "pd.DataFrame"
+):  # image, eps, correct, predicted, margin, loss, gradients, queries, broken_at_smaller_eps (reached)
     "What an attack makes of every image at every `eps`, a row each."
+    import pandas as pd
+
     y, seed = _check(x, y, generator)
     radii = sorted(float(e) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
@@ -883,9 +905,9 @@ def attack_curve(
 # %% ../nbs/robustness/10_attacks.ipynb #64789e9b
 @checked
 def accuracy_by_eps(
-    rows: pd.DataFrame,  # From `attack_curve`; further columns in `by` keep curves apart
+    rows: "pd.DataFrame",  # From `attack_curve`; further columns in `by` keep curves apart
     by: Iterable[str] = (),  # Columns to group by beside `eps`
-) -> pd.DataFrame:  # accuracy, accuracy_so_far (percent), margin, gradients, queries (means), images
+) -> "pd.DataFrame":  # accuracy, accuracy_so_far (percent), margin, gradients, queries (means), images
     "The curve: a row for each `eps`."
     missing = {"eps", "correct", "broken_at_smaller_eps", *by} - set(rows.columns)
     if missing:

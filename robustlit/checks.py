@@ -13,6 +13,7 @@ __all__ = ['not_empty', 'or_infinite', 'existing', 'Count', 'Seed', 'Share', 'No
 # %% ../nbs/learning/00_checks.ipynb #4912a8a3
 import difflib
 import functools
+import importlib
 import inspect
 import math
 import numbers
@@ -362,6 +363,17 @@ NotNegative = Annotated[float, at_least(0)]
 Counts = tuple[Count, ...]
 
 # %% ../nbs/learning/00_checks.ipynb #c77b735b
+class _Late(dict):
+    "Names for an annotation that was written as a text: pandas, which is imported only where it is needed."
+
+    def __missing__(self, name):
+        if name == "pd":
+            import pandas
+
+            return pandas
+        raise KeyError(name)
+
+
 def _written(fn: Callable) -> list:
     "The parameters as they were written, without those that are already given."
     bound = isinstance(fn, type) or inspect.ismethod(fn)
@@ -369,8 +381,9 @@ def _written(fn: Callable) -> list:
     found = list(inspect.signature(inner).parameters.values())[bound:]
     if not any(isinstance(p.annotation, str) for p in found):
         return found
-    cells = dict(zip(inner.__code__.co_freevars, (c.cell_contents for c in inner.__closure__ or ())))
-    look = lambda a: eval(a, inner.__globals__, cells) if isinstance(a, str) else a
+    cells = _Late(zip(inner.__code__.co_freevars, (c.cell_contents for c in inner.__closure__ or ())))
+    later = {"pd": importlib.import_module("pandas")} if any("pd." in str(p.annotation) for p in found) else {}
+    look = lambda a: eval(a, inner.__globals__, later | cells) if isinstance(a, str) else a
     return [p.replace(annotation=look(p.annotation)) for p in found]
 
 

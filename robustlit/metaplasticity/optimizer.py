@@ -33,6 +33,14 @@ def damping(
     "What is left of a step towards zero: $1-\\tanh^2(meta\\,|w|)$, Laborieux et al. (2021), eq. 1."
     return 1 - (meta * w).tanh() ** 2
 
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #999cf512
+def _move_plain(p, g, m, v, b1, b2, decay, s, eps, meta):
+    g = g.add(p, alpha=decay)
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    u = torch.where(p * m > 0, m * damping(p, meta), m) if meta else m
+    p.addcdiv_(u, v.sqrt().add_(eps), value=-s)
+
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #f61c7604
 @intrinsic
 def _as_float(typingctx, x):
@@ -43,7 +51,7 @@ def _as_float(typingctx, x):
 
     return types.float32(types.int32), codegen
 
-
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #766f8aee
 _F = np.float32
 
 
@@ -75,7 +83,7 @@ def _step_part(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta):
         u = mi * (_F(4) * e / (q * q)) if w[i] * mi > _F(0) else mi
         w[i] -= s * u / (np.sqrt(vi) + eps)
 
-
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #716ba010
 @njit(parallel=True, cache=True)
 def _step_parallel(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta, parts):
     n = w.shape[0]
@@ -83,6 +91,28 @@ def _step_parallel(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta, parts)
     for t in prange(parts):
         a, b = t * size, min(n, (t + 1) * size)
         _step_part(w[a:b], m[a:b], v[a:b], g[a:b], b1, b2, c1, c2, decay, s, eps, twice_meta)
+
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #4b723f19
+CORES = numba.get_num_threads()  # as many as numba may ever use
+
+
+def _move_fused(p, g, m, v, b1, b2, decay, s, eps, meta):
+    arrays = [a.detach().view(-1).numpy() for a in (p, m, v, g)]
+    numbers = [_F(a) for a in (b1, b2, 1 - b1, 1 - b2, decay, s, eps, 2 * meta)]
+    parts = min(torch.get_num_threads(), CORES) if p.numel() > 100_000 else 1
+    if parts == 1:
+        return _step_part(*arrays, *numbers)
+    numba.set_num_threads(parts)
+    _step_parallel(*arrays, *numbers, parts)
+
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #5b410ca2
+def _can_fuse(p, g, state, fused) -> bool:
+    "Whether this parameter takes the compiled pass; `RuntimeError` where it is asked for and cannot be."
+    arrays = (p, g, state["exp_avg"], state["exp_avg_sq"])
+    able = all(a.device.type == "cpu" and a.dtype == torch.float32 and a.is_contiguous() for a in arrays)
+    if fused and not able:
+        raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
+    return able if fused is None else fused
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #b6149eea
 class MetaplasticAdam(torch.optim.Optimizer):
@@ -134,34 +164,5 @@ class MetaplasticAdam(torch.optim.Optimizer):
         (b1, b2), t = group["betas"], state["step"]
         s = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
         meta = group["meta"] if p.ndim > 1 else 0.0
-        move = _move_fused if self._can_fuse(p, g, state, group["fused"]) else _move_plain
+        move = _move_fused if _can_fuse(p, g, state, group["fused"]) else _move_plain
         move(p, g, state["exp_avg"], state["exp_avg_sq"], b1, b2, group["weight_decay"], s, group["eps"], meta)
-
-    @staticmethod
-    def _can_fuse(p, g, state, fused) -> bool:
-        arrays = (p, g, state["exp_avg"], state["exp_avg_sq"])
-        able = all(a.device.type == "cpu" and a.dtype == torch.float32 and a.is_contiguous() for a in arrays)
-        if fused and not able:
-            raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
-        return able if fused is None else fused
-
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #4b723f19
-CORES = numba.get_num_threads()  # as many as numba may ever use
-
-
-def _move_fused(p, g, m, v, b1, b2, decay, s, eps, meta):
-    arrays = [a.detach().view(-1).numpy() for a in (p, m, v, g)]
-    numbers = [_F(a) for a in (b1, b2, 1 - b1, 1 - b2, decay, s, eps, 2 * meta)]
-    parts = min(torch.get_num_threads(), CORES) if p.numel() > 100_000 else 1
-    if parts == 1:
-        return _step_part(*arrays, *numbers)
-    numba.set_num_threads(parts)
-    _step_parallel(*arrays, *numbers, parts)
-
-
-def _move_plain(p, g, m, v, b1, b2, decay, s, eps, meta):
-    g = g.add(p, alpha=decay)
-    m.mul_(b1).add_(g, alpha=1 - b1)
-    v.mul_(b2).addcmul_(g, g, value=1 - b2)
-    u = torch.where(p * m > 0, m * damping(p, meta), m) if meta else m
-    p.addcdiv_(u, v.sqrt().add_(eps), value=-s)
