@@ -346,6 +346,8 @@ def check_of(
     "What an annotation demands of a value."
     if annotation in (None, type(None)):
         return _plain[type(None)]
+    if isinstance(annotation, typing.ForwardRef):
+        return check_of(eval(annotation.__forward_arg__, {}, _Late()))
     origin = typing.get_origin(annotation)
     if origin is not None:
         return _parts(origin, typing.get_args(annotation))
@@ -363,15 +365,15 @@ NotNegative = Annotated[float, at_least(0)]
 Counts = tuple[Count, ...]
 
 # %% ../nbs/learning/00_checks.ipynb #c77b735b
+_late = dict(pd="pandas", Store="robustlit.store")
+
+
 class _Late(dict):
-    "Names for an annotation that was written as a text: pandas, which is imported only where it is needed."
+    "Names for an annotation that was written as a text, of modules that are imported only where they are needed."
 
     def __missing__(self, name):
-        if name == "pd":
-            import pandas
-
-            return pandas
-        raise KeyError(name)
+        module = importlib.import_module(_late[name])
+        return getattr(module, name, module)
 
 
 def _written(fn: Callable) -> list:
@@ -408,8 +410,13 @@ def _bare(annotation):
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _bare(args[0])
+    if isinstance(annotation, typing.ForwardRef):
+        return annotation.__forward_arg__
     if origin in (typing.Union, types.UnionType):
-        return functools.reduce(operator.or_, map(_bare, args))
+        parts = [_bare(a) for a in args]
+        texts = any(isinstance(p, str) for p in parts)
+        named = (p if isinstance(p, str) else inspect.formatannotation(p) for p in parts)
+        return " | ".join(named) if texts else functools.reduce(operator.or_, parts)
     if origin in (None, typing.Literal, Callable) or not args:
         return annotation
     return origin[tuple(map(_bare, args))]

@@ -417,7 +417,7 @@ def audit(
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
-) -> pd.DataFrame:  # check, kind, red, finding
+) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
     with torch.random.fork_rng(), eval_mode(model):
@@ -452,7 +452,7 @@ def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
 @checked
 def audit_summary(
-    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
+    table: Annotated["pd.DataFrame", with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

@@ -255,10 +255,12 @@ def under(
 
 @checked
 def in_schema(
-    rows: pd.DataFrame,  # As records hold them, of now or of earlier
+    rows: "pd.DataFrame",  # As records hold them, of now or of earlier
     **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
-) -> pd.DataFrame:  # The same in the schema of `stress`
+) -> "pd.DataFrame":  # The same in the schema of `stress`
     "Rows from before there was one schema, with the columns of now."
+    import pandas as pd
+
     if "suite" in rows:
         return rows
     rows = rows.rename(columns=dict(stress="stressor", level="strength") | names)
@@ -288,7 +290,7 @@ def stress(
     suite: str | list = "corruptions",  # "corruptions", "linf", "faults", "noise_blur", "all", or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
-) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
+) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
@@ -326,10 +328,10 @@ def eps_area(
     return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/robustness/50_stressors.ipynb #e01d12e5
-_Rows = Annotated[pd.DataFrame, with_columns("suite", "stressor", "accuracy")]
+_Rows = Annotated["pd.DataFrame", with_columns("suite", "stressor", "accuracy")]
 
 
-def _errors(rows: pd.DataFrame) -> tuple:
+def _errors(rows: "pd.DataFrame") -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
     if not len(part) or "clean" not in set(rows["stressor"]):
