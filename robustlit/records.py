@@ -17,15 +17,16 @@ import os
 import re
 import typing
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import check_choice, check_int
+from .checks import Count, checked, existing, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
@@ -136,9 +137,10 @@ class _Today:
         return self.causes[about]
 
 # %% ../nbs/evidence/40_records.ipynb #80cda759
+@checked
 def differing(
-    old: dict,  # From names of definitions to their digests
-    new: dict,  # The same at another time
+    old: Mapping,  # From names of definitions to their digests
+    new: Mapping,  # The same at another time
 ) -> list:  # Names, sorted
     "Names whose definition differs; one that only has another name now does not."
     gone = {k: v for k, v in old.items() if new.get(k) != v}
@@ -160,6 +162,7 @@ def _differing(today: _Today, record: Record) -> list:
     return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
 
 # %% ../nbs/evidence/40_records.ipynb #28fe826d
+@checked
 def stale_by(
     record: Record,  # From a store
     store: Store | None = None,  # Where the confirmations are; by default the project's
@@ -175,6 +178,7 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
 
 # %% ../nbs/evidence/40_records.ipynb #d31dcb17
+@checked
 def recorded(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
@@ -200,6 +204,7 @@ def recorded(
     return rows
 
 # %% ../nbs/evidence/40_records.ipynb #aa800551
+@checked
 def key_of(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not given come from
@@ -210,10 +215,11 @@ def key_of(
     return exp.key(exp.bind(profile, params))
 
 # %% ../nbs/evidence/40_records.ipynb #2465d24b
+@checked
 def missing(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not in the grid come from
-    grid: dict | None = None,  # Parameter to the values it takes
+    grid: Mapping | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
@@ -261,6 +267,7 @@ def _with_confirmed(today: _Today, stale: list, rules: list, why: str) -> dict:
     return dict(confirmed=confirmed, uses=rules or told["uses"], definitions=known | now)
 
 # %% ../nbs/evidence/40_records.ipynb #a0fb11f8
+@checked
 def confirm(
     which: str | Experiment,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
@@ -269,7 +276,7 @@ def confirm(
     uses: Iterable = (),  # For records of schema 1: pairs (parameters, names 'table/entry'), the first that fits says what a run used
 ) -> int:  # Number of records that were stale and no longer are
     "State that today's code would give the same rows as the code of the records kept so far."
-    if not isinstance(why, str) or not why.strip():
+    if not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
     exp, store = find_experiment(which), store or Store()
     kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
@@ -380,6 +387,7 @@ def _leave(store: Store, place: str, name: str, odd: list):
         old.unlink(missing_ok=True)
 
 # %% ../nbs/evidence/40_records.ipynb #3963a1da
+@checked
 def pack(
     which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look and write; by default the project's
@@ -419,8 +427,9 @@ def _refuse_bad(parts: list):
                 raise ForeignRecord(f"{p.path} holds a foreign record: {name!r} is no name of an experiment")
 
 # %% ../nbs/evidence/40_records.ipynb #130b0c9f
+@checked
 def adopt(
-    path: str | Path,  # A record's file, a packed table, or a folder of such
+    path: Annotated[str | Path, existing],  # A record's file, a packed table, or a folder of such
     store: Store | None = None,  # Where to file them; by default the project's
 ) -> list:  # The records, in the order of their keys
     "File records that were made elsewhere; `DamagedRecord` for a bad file, and then nothing is filed."
@@ -472,6 +481,7 @@ def _drop_rows(path: Path, keys: set):
     _write_table(path, left) if len(left) else path.unlink()
 
 # %% ../nbs/evidence/40_records.ipynb #13aabdf8
+@checked
 def drop(
     keys: str | Iterable,  # Of runs, or their first digits where no other key begins so
     store: Store | None = None,  # Where to look; by default the project's
@@ -551,21 +561,20 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
     return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
 # %% ../nbs/evidence/40_records.ipynb #0353d1c2
+_Size = Annotated[str, one_of((*PROFILES, "custom"))]
+
+
+@checked
 def records(
     which: str | Experiment,  # An experiment or its name
-    profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
+    profile: _Size | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
     stale: bool = True,  # Whether records count whose code has changed since
-    version: int | None = None,  # By default the experiment's present version
+    version: Count | None = None,  # By default the experiment's present version
     store: Store | None = None,  # Where to look; by default the project's
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = find_experiment(which), store or Store()
-    if profile is not None:
-        check_choice(profile, (*PROFILES, "custom"), "profile")
-    if version is not None:
-        check_int(version, "version", low=1)
-    check_choice(stale, (True, False), "stale")
     chosen = _chosen(exp, store, version, profile, where)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
@@ -576,10 +585,11 @@ def records(
     return _data(found, texts, dict(profile=sizes, stale=old), exp)
 
 # %% ../nbs/evidence/40_records.ipynb #b10b5012
+@checked
 def run_table(
     which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
-    profile: str | None = None,  # Only runs of this size
+    profile: _Size | None = None,  # Only runs of this size
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # `key`, `profile`, `stale`, `stale_by` (a tuple of names), `checksum`
     "What runs an experiment has records of, and what each is stale by."
@@ -594,11 +604,10 @@ def run_table(
     return pd.DataFrame(rows, columns=["key", "profile", "stale", "stale_by", "checksum"])
 
 # %% ../nbs/evidence/40_records.ipynb #ba20f254
+@checked
 def largest(
-    frame: pd.DataFrame,  # As `records` gives it
+    frame: Annotated[pd.DataFrame, with_columns("profile")],  # As `records` gives it
 ) -> pd.DataFrame:  # The rows of one profile
     "Rows of the largest profile that has any: 'paper', else 'cpu', else 'smoke', else what there is."
-    if "profile" not in frame.columns:
-        raise ValueError("`frame` must come from `records`: it has no column `profile`")
     present = [p for p in reversed(PROFILES) if (frame["profile"] == p).any()]
     return frame[frame["profile"] == present[0]].reset_index(drop=True) if present else frame
