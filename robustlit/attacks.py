@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from torch import Tensor, nn
 from .checks import check_choice, check_images, check_int, check_labels, check_number
 from .digest import Table
 from .evaluation import eval_mode
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/10_attacks.ipynb #dd9786a0
 TINY = 1e-12
@@ -811,6 +814,8 @@ def attack_images(
 
 # %% ../nbs/robustness/10_attacks.ipynb #66810053
 def _rows(found, ids, eps, target):
+    import pandas as pd
+
     columns = ("correct", "predicted", "margin", "loss", "gradients", "queries", *(("reached",) if target else ()))
     return pd.DataFrame(dict(image=ids.cpu(), eps=eps) | {c: getattr(found, c).cpu().numpy() for c in columns})
 
@@ -825,8 +830,12 @@ def attack_curve(
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
-) -> pd.DataFrame:  # image, eps, correct, predicted, margin, loss, gradients, queries, broken_at_smaller_eps (reached)
+) -> (
+    "pd.DataFrame"
+):  # image, eps, correct, predicted, margin, loss, gradients, queries, broken_at_smaller_eps (reached)
     "What an attack makes of every image at every `eps`, a row each."
+    import pandas as pd
+
     y, seed = _check(model, x, y, generator)
     radii = sorted(check_number(e, "eps", 0) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
@@ -845,9 +854,9 @@ def attack_curve(
 
 # %% ../nbs/robustness/10_attacks.ipynb #64789e9b
 def accuracy_by_eps(
-    rows: pd.DataFrame,  # From `attack_curve`; further columns in `by` keep curves apart
+    rows: "pd.DataFrame",  # From `attack_curve`; further columns in `by` keep curves apart
     by: Iterable = (),  # Columns to group by beside `eps`
-) -> pd.DataFrame:  # accuracy, accuracy_so_far (percent), margin, gradients, queries (means), images
+) -> "pd.DataFrame":  # accuracy, accuracy_so_far (percent), margin, gradients, queries (means), images
     "The curve: a row for each `eps`."
     missing = {"eps", "correct", "broken_at_smaller_eps", *by} - set(rows.columns)
     if missing:

@@ -13,6 +13,7 @@ __all__ = ['not_empty', 'existing', 'Count', 'Seed', 'Share', 'F', 'nearest', 'c
 # %% ../nbs/learning/00_checks.ipynb #4912a8a3
 import difflib
 import functools
+import importlib
 import inspect
 import math
 import numbers
@@ -365,7 +366,8 @@ def _written(fn: Callable) -> list:
     if not any(isinstance(p.annotation, str) for p in found):
         return found
     cells = dict(zip(inner.__code__.co_freevars, (c.cell_contents for c in inner.__closure__ or ())))
-    look = lambda a: eval(a, inner.__globals__, cells) if isinstance(a, str) else a
+    later = {"pd": importlib.import_module("pandas")} if any("pd." in str(p.annotation) for p in found) else {}
+    look = lambda a: eval(a, inner.__globals__, later | cells) if isinstance(a, str) else a
     return [p.replace(annotation=look(p.annotation)) for p in found]
 
 

@@ -11,9 +11,8 @@ __all__ = ['CHECKS', 'LADDER', 'Subject', 'student_of', 'Scaled', 'Back', 'audit
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +23,9 @@ from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
 from .stressors import images_and_labels
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/60_masking.ipynb #72fdb197
 class Subject:
@@ -383,7 +385,9 @@ def _first_eps(subject) -> float:
     return eps
 
 
-def _fixed_rows(rows) -> pd.DataFrame:
+def _fixed_rows(rows) -> "pd.DataFrame":
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["check", "kind", "red", "finding"])
 
 # %% ../nbs/robustness/60_masking.ipynb #4d1a0e2b
@@ -418,7 +422,7 @@ def audit(
         return _audited(model, x.float(), y, eps, surrogates, seed)
 
 
-def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
+def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     rows, (low, high) = [], (v.item() for v in x.aminmax())
     if math.isnan(low):
         return _fixed_rows([("range", "cause", True, "images hold NaN: nothing else was tested")])

@@ -23,7 +23,6 @@ import sys
 import time
 import typing
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ import torch
 
 import robustlit
 from .digest import code_digest, definitions, entry_digests, noting
-from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, _experiment
+from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, find_experiment
 from .experiments import _key, _named, _known, _renamed_to, _text, check_name
 from .files import write_atomically
 from .provenance import Meter, git_commit
@@ -164,11 +163,11 @@ class Record:
 
 # %% ../nbs/evidence/30_store.ipynb #59c50c75
 def run_record(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     bound: dict,  # All of its parameters, canonical, as `Experiment.bind` gives them
 ) -> Record:  # Complete, but not written yet
     "Run the experiment and describe the run."
-    exp, commit = _experiment(which), git_commit()
+    exp, commit = find_experiment(which), git_commit()
     digest, reached = code_digest(exp.function, loaded=True), definitions(exp.function, loaded=True)
     hints = {k: p.annotation for k, p in exp.parameters.items()}
     with noting() as used, Meter() as meter:

@@ -36,10 +36,11 @@ from tqdm.auto import tqdm
 
 import robustlit
 from .checks import check_int, nearest
-from .data import KNOWN, available, data_dirs, load
+from .data import load
 from .execution import Job, execute, read_notebook, tagged
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import known_experiments, pack, run_table
+from .sources import KNOWN, available, data_dirs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 def parse_value(
@@ -174,7 +175,7 @@ def open_notebook(
     function = getattr(importlib.import_module(module), name, None)
     if not hasattr(function, "experiment"):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
-    return ExperimentNotebook(path, typing.cast(typing.Any, function).experiment, defaults)
+    return ExperimentNotebook(path, function, defaults)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #46767e7f
 @dataclasses.dataclass
@@ -421,7 +422,7 @@ def _by(causes: list) -> str:
 def _status(args) -> int:
     store = Store()
     known = dict.fromkeys([*notebooks(), *sorted(known_experiments())])
-    found = {name: typing.cast(typing.Any, find_experiment(name)).experiment for name in known}
+    found = {name: find_experiment(name) for name in known}
     renamed = {exp.id for exp in found.values()}  # whose old tables and folders are looked into under the new name
     print(f"{'experiment':38} {'profile':8} {'done':>5} {'stale':>6}")
     for name, exp in found.items():
@@ -525,6 +526,6 @@ def carry_out(
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, ModuleNotFoundError, DamagedRecord, NewerRecord) as e:
+    except (ValueError, TypeError, FileNotFoundError, DamagedRecord, NewerRecord) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2

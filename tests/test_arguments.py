@@ -43,10 +43,10 @@ RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], 
 RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
 SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
 TESTS = pd.DataFrame(
-    dict(part="test", network=["awake", "best"], seed=0, stress="blur", level=1.0, accuracy=[9.0, 8.0])
+    dict(part="test", network=["awake", "best"], seed=0, stressor="blur", strength=1.0, accuracy=[9.0, 8.0])
 )
 TESTS = pd.concat([TESTS, TESTS.assign(seed=1)]).assign(red="none")
-STRESSED = pd.DataFrame(dict(stress=["blur", "blur", "noise"], level=[0.0, 1.0, 1.0], accuracy=[90.0, 80.0, 70.0]))
+STRESSED = pd.DataFrame(dict(stressor=["blur", "blur", "noise"], strength=[0.0, 1.0, 1.0], accuracy=[90.0, 80.0, 70.0]))
 SUBJECT = masking.Subject(MODEL, X, Y, 0.1, 0)
 CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10)).eval()
 MAP = filter_map.filter_map(CONV, (X, CONV(X).argmax(1)), thresholds=3, filters=["high_pass"], images=None)
@@ -116,6 +116,10 @@ CALLS = {
     stressors.linf_suite: dict(model=MODEL, x=X, eps=(0.1,), attacks=("fgsm",)),
     stressors.fault_suite: dict(model=MODEL, x=X, rates=(0.1,)),
     stressors.noise_blur_suite: dict(model=MODEL, x=X, sigmas=(1.0,), variances=(0.1,)),
+    stressors.restored: dict(model=MODEL),
+    stressors.under: dict(stressor="fog", strength=1.0),
+    stressors.in_schema: dict(rows=ROWS),
+    stressors.model_stressor: dict(suite="x", name="y", strength=1.0, unit="z", change=lambda model, generator: None),
     stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0),
     stressors.eps_area: dict(eps=[0.0, 0.1, 0.2], accuracy=[90.0, 50.0, 10.0], floor=1e-3),
     stressors.corruption_error: dict(rows=ROWS, reference=ROWS),

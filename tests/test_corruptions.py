@@ -13,6 +13,7 @@ from scipy import stats
 from skimage import color, feature, filters, transform, util
 
 from robustlit import corruptions as C
+from robustlit import image_operations as ops
 from robustlit.corruptions import CALIBRATIONS, COMPAT, CORRUPTIONS, GROUPS, blur, corrupt, corruption_table, noise
 from robustlit.data import as_images, load
 
@@ -379,13 +380,13 @@ def test_fog_given_its_noise(wibble):
 @pytest.mark.parametrize("wibble", [1.1, 1.7, 2, 3])
 @pytest.mark.parametrize("h, w", [(8, 8), (28, 28), (40, 9), (130, 200), (300, 20)])
 def test_a_corner_of_fog_is_that_of_the_whole_map(wibble, h, w):
-    draws = lambda: C._Draws(torch.randint(2**62, (5,), generator=seeded()), "cpu")
+    streams = lambda: ops._Streams(torch.randint(2**62, (5,), generator=seeded()), "cpu")
     size = 2 * (C._fog_size(h, w),)
-    whole, after, how = C._plasma(draws().uniform(*size, low=-1, high=1), wibble), draws(), draws()
-    corner = C._plasma_corner(how, h, w, wibble)
+    whole, after, mine = C._plasma(streams().uniform(*size, low=-1, high=1), wibble), streams(), streams()
+    corner = C._plasma_corner(mine, h, w, wibble)
     assert (corner - whole[:, :h, :w]).abs().max() < 1 / 500
     after.uniform(*size)
-    assert torch.equal(how.bits(3), after.bits(3))
+    assert torch.equal(mine.bits(3), after.bits(3))
 
 
 @pytest.mark.parametrize("c", [(0.6, 1, 1), (1, 2, 3), (1.5, 4, 2)])
@@ -395,7 +396,7 @@ def test_glass_given_its_swaps(c, aliased):
     x, n = pictures(3, 3, 20), 20 - 2 * delta
     offsets = torch.randint(-delta, delta, (3, 2, sweeps, n, n), generator=seeded())
     moves = torch.ones(3, sweeps, n, n, dtype=torch.bool)
-    ours = blur(C._shuffle(blur(x, sigma), delta, *offsets.unbind(1), moves, aliased), sigma)
+    ours = blur(ops._shuffle(blur(x, sigma), delta, *offsets.unbind(1), moves, aliased), sigma)
     assert_same(ours, (glass_blur(p, c, None, o.numpy(), aliased) for p, o in zip(to_plain(x), offsets)))
 
 
@@ -412,7 +413,7 @@ def test_snow_and_motion_given_their_angles():
     x, angle = pictures(6, 1, 28), torch.linspace(-0.78, 0.78, 6)
     for radius, sigma in ((6, 1), (10, 3), (20, 15)):
         plain = (smear(p[..., 0], radius, sigma, a)[..., None] for p, a in zip(to_plain(x), angle.tolist()))
-        assert_same(C._smear(x, radius, sigma, angle), plain, atol=1e-3)  # weights below 1e-5 are left out
+        assert_same(ops._smear(x, radius, sigma, angle), plain, atol=1e-3)  # weights below 1e-5 are left out
 
 
 @pytest.mark.parametrize("name", ["shear", "rotate", "translate"])
@@ -461,9 +462,9 @@ def test_noise_has_the_variance_it_says():
 
 @pytest.mark.parametrize("rate, c", [(0.2, 5), (0.0013, 60), (0.9, 500), (1.0, 3), (0.0, 12)])
 def test_poisson_numbers_have_the_poisson_distribution(rate, c):
-    draws = C._Draws(torch.randint(2**62, (1000,), generator=seeded()), "cpu")
+    streams = ops._Streams(torch.randint(2**62, (1000,), generator=seeded()), "cpu")
     x = torch.full((1000, 1, 16, 16), rate)
-    k = C._poisson(x, c, lambda: draws.uniform(1, 16, 16)).flatten().numpy()
+    k = ops._poisson(x, c, lambda: streams.uniform(1, 16, 16)).flatten().numpy()
     if rate == 0:
         assert not k.any()
         return
@@ -486,11 +487,11 @@ def test_impulses_are_half_salt_half_pepper():
 
 
 def test_images_and_neighbouring_pixels_draw_independently():
-    z = C._Draws(torch.randint(2**62, (300,), generator=seeded()), "cpu").normal(4000).double()
+    z = ops._Streams(torch.randint(2**62, (300,), generator=seeded()), "cpu").normal(4000).double()
     assert np.abs(np.corrcoef(z) - np.eye(300)).max() < 0.09  # 5.7 standard errors
     for lag in (1, 2, 28, 784):
         assert abs((z[:, lag:] * z[:, :-lag]).mean()) < 5 / math.sqrt(z[:, lag:].numel())
-    bits = C._Draws(torch.arange(300), "cpu").bits(1000)  # neighbouring seeds
+    bits = ops._Streams(torch.arange(300), "cpu").bits(1000)  # neighbouring seeds
     for k in range(32):
         assert abs(((bits >> k) & 1).float().mean() - 0.5) < 5 * 0.5 / math.sqrt(bits.numel())
 

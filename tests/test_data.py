@@ -14,7 +14,7 @@ import torch
 import torchvision
 from PIL import Image
 
-import robustlit.data as rd
+import robustlit.sources as rs
 from robustlit.data import Batches, Dataset, as_images, available, flip_and_crop, load, patch_dataset
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -27,7 +27,7 @@ def cache(tmp_path_factory):
         folder = tmp_path_factory.mktemp("cache")
         m.setenv("ROBUSTLIT_CACHE", str(folder))
         home = tmp_path_factory.mktemp("home")
-        m.setattr(rd.platformdirs, "user_data_path", lambda *_, **__: home / "robustlit")
+        m.setattr(rs.platformdirs, "user_data_path", lambda *_, **__: home / "robustlit")
         m.delenv("ROBUSTLIT_DATA", raising=False)
         yield folder
 
@@ -670,7 +670,7 @@ def test_missing_files_are_explained(tmp_path, monkeypatch):
 def test_folders_are_searched_in_order(tmp_path, monkeypatch):
     roots = {k: tmp_path / k for k in ("argument", "environment")}
     monkeypatch.setenv("ROBUSTLIT_DATA", str(roots["environment"]))
-    user = rd.data_dirs()["the user's data folder"]
+    user = rs.data_dirs()["the user's data folder"]
     for i, folder in enumerate([*roots.values(), user], 1):
         folder.mkdir(parents=True, exist_ok=True)
         npz(folder / "mine.npz", x_train=np.full((30, 5, 4, 3), i, np.uint8))
@@ -691,10 +691,10 @@ def fake_mnist(root, download):
 
 
 def test_download_goes_into_the_users_folder_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(rd.platformdirs, "user_data_path", lambda *_, **__: tmp_path / "home")
+    monkeypatch.setattr(rs.platformdirs, "user_data_path", lambda *_, **__: tmp_path / "home")
     monkeypatch.setenv("ROBUSTLIT_DATA", str(tmp_path / "data"))
     (tmp_path / "data").mkdir()
-    user = rd.data_dirs()["the user's data folder"]
+    user = rs.data_dirs()["the user's data folder"]
 
     def broken(root, download):
         (Path(root) / "MNIST" / "raw").mkdir(parents=True)
@@ -720,8 +720,8 @@ def test_download_goes_into_the_users_folder_as_a_whole(tmp_path, monkeypatch):
 def fresh(tmp_path, monkeypatch):
     "A cache of its own, and a count of the times that something was decoded."
     monkeypatch.setenv("ROBUSTLIT_CACHE", str(tmp_path / "fresh"))
-    calls, decode = [], rd._decode
-    monkeypatch.setattr(rd, "_decode", lambda *a: calls.append(1) or decode(*a))
+    calls, decode = [], rs._decode
+    monkeypatch.setattr(rs, "_decode", lambda *a: calls.append(1) or decode(*a))
     return tmp_path / "fresh", calls
 
 
@@ -768,7 +768,7 @@ def test_a_killed_writer_leaves_no_dataset_and_no_rubbish(pets, fresh, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(rd.np, "savez", killed)
+        m.setattr(rs.np, "savez", killed)
         with pytest.raises(KeyboardInterrupt):
             load(pets, size=8)
     assert not [p for p in fresh[0].iterdir() if p.suffix != ".lock"]
@@ -795,10 +795,11 @@ def test_the_source_is_not_touched(pets, fresh):
 BUILD = """
 import sys, time, hashlib, pathlib
 import robustlit.data as rd
-decode = rd._decode
+import robustlit.sources as rs
+decode = rs._decode
 def slow(*a):
     print("decoded"); time.sleep(1); return decode(*a)
-rd._decode = slow
+rs._decode = slow
 go, me = pathlib.Path(sys.argv[2]), sys.argv[3]
 (go / me).touch()
 while len(list(go.iterdir())) < 2: time.sleep(0.01)

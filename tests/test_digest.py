@@ -540,7 +540,7 @@ def test_a_text_picks_an_entry():
 @pytest.fixture(scope="module")
 def package():
     names = sorted(known_experiments())
-    functions = {n: find_experiment(n).experiment.function for n in names}
+    functions = {n: find_experiment(n).function for n in names}
     return {n: (f.__module__, f.__name__) for n, f in functions.items() if f.__module__.startswith("robustlit.")}
 
 
@@ -611,7 +611,7 @@ def test_tidying_changes_nothing(package, base):
 @pytest.mark.parametrize(
     "module, text",
     [
-        ("robustlit.data", "KNOWN['new'] = _Known((), classes=('a',))"),
+        ("robustlit.sources", "KNOWN['new'] = _Known((), classes=('a',))"),
         ("robustlit.attacks", "ATTACKS['new'] = PGD"),
         ("robustlit.corruptions", "@_corruption('std', (1, 2, 3, 4, 5))\ndef _haze(x, c, s):\n    return x"),
         ("robustlit.masking", "@_check('nothing', 'cause')\ndef _nothing(s):\n    return False, ''"),

@@ -8,6 +8,8 @@ Docs: https://robustlit.github.io/robustlit/benchmark/class_incremental.html.md"
 __all__ = ['class_incremental']
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #d600041b
+from functools import partial
+
 import pandas as pd
 
 from ..checks import check_int
@@ -16,10 +18,16 @@ from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
 from ..streams import class_pairs
-from ..evaluation import accuracy
+from ..evaluation import accuracy_by_task
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #cf361863
+def _with_batch_norm(model, shots: list, bn: str, on: int):
+    "The network with the batch norm of that task's day, of the newest if it lies ahead, or of the newest in any case."
+    load_bn_state(model, shots[min(on, len(shots)) - 1] if bn == "own" else shots[-1])
+    return model
+
+
 @experiment(
     version=1,
     id="comparison/streamed",
@@ -45,12 +53,7 @@ def class_incremental(
     for after, shot in enumerate(learn(model, tasks, epochs, batch_size, generator, meta), 1):
         shots.append(shot["running"])
         for bn in BATCH_NORMS:
-            part = []
-            for k, t in enumerate(tasks):
-                load_bn_state(model, shots[min(k, after - 1)] if bn == "own" else shots[-1])
-                part.append(dict(on=k + 1, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)))
-            n = sum(r["n"] for r in part)
-            part.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in part) / n, n=n))
-            rows += [dict(after=after, bn=bn) | r for r in part]
+            found = accuracy_by_task(tasks, partial(_with_batch_norm, model, shots, bn))
+            rows += [dict(after=after, bn=bn) | r for r in found]
         load_bn_state(model, shots[-1])
     return pd.DataFrame(rows)

@@ -21,7 +21,7 @@ from .networks import READINGS, TRAINING, descend, reader
 from .stdp import RULES, masked_mean_dream, sleep
 from ..statistics import paired_difference
 from ..streams import class_pairs
-from ..evaluation import accuracy
+from ..evaluation import accuracy_by_task
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/58_class_incremental.ipynb #f14f5c1b
@@ -30,10 +30,7 @@ METHODS = ("sequential", "sleep", "joint")
 
 def _tested(model, tasks, after: int, when: str) -> list:
     "Accuracy on each task, and on all of them together (on = 0)."
-    rows = [dict(on=k, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)) for k, t in enumerate(tasks, 1)]
-    n = sum(r["n"] for r in rows)
-    rows.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in rows) / n, n=n))
-    return [dict(after=after, when=when) | r for r in rows]
+    return [dict(after=after, when=when) | r for r in accuracy_by_task(tasks, lambda on: model)]
 
 # %% ../../nbs/sleep/58_class_incremental.ipynb #77c3c30f
 @experiment(

@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -463,6 +462,8 @@ def raster(
     units: int = 100,  # Neurons drawn of each layer, those that fire most often
 ):  # The axes
     "Who fired when, in the first steps of a night."
+    import matplotlib.pyplot as plt
+
     if not len(night.fired[0]):
         raise ValueError("nothing was watched: call `sleep(..., watch=500)` to keep the first 500 steps")
     ax = ax or plt.subplots(figsize=(8, 3.5), layout="constrained")[1]
