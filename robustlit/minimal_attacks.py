@@ -201,6 +201,13 @@ def best_pair(
     value, at = (torch.cat(v) for v in zip(*found))
     return value, torch.stack([at // n, at % n], 1)
 
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #23c205d0
+def _of_goal(z: Tensor, goal: Tensor, of: str) -> Tensor:
+    "Scores of the goal and of all others together (n, 2)."
+    z = z.softmax(1) if of == "softmax" else z
+    mine = z.gather(1, goal)
+    return torch.cat([mine, z.sum(1, keepdim=True) - mine], 1)
+
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #a792dfa2
 class JSMA:
     "One pixel at a time, the one of largest saliency."
@@ -223,7 +230,7 @@ class JSMA:
         s.goal = search.threat.rivals()[s.i, :1] if s.target is None else s.target[:, None]
         s.left = torch.full_like(s.a.flatten(1), self.changes)
         for _ in range(self.steps):
-            z, _, s.slopes = input_slopes(search, s, partial(self.scores, goal=s.goal))
+            z, _, s.slopes = input_slopes(search, s, partial(_of_goal, goal=s.goal, of=self.of))
             if search.leave(s, search.threat.wins(s.i, z)):
                 return
             s.value, s.at, s.sign = self.choose(s)
@@ -233,12 +240,6 @@ class JSMA:
             moved = s.a.flatten(1).scatter_add(1, s.at, self.theta * s.sign)
             s.a = s.ball.project(moved.view_as(s.a))
         search.record(s)
-
-    def scores(self, z: Tensor, goal: Tensor) -> Tensor:
-        "Of the goal and of all others together (n, 2)."
-        z = z.softmax(1) if self.of == "softmax" else z
-        mine = z.gather(1, goal)
-        return torch.cat([mine, z.sum(1, keepdim=True) - mine], 1)
 
     def choose(self, s: State) -> tuple:
         "Saliency of the best choice (n,), its pixels and their direction (n, pixels)."
@@ -269,6 +270,17 @@ def _adam(t, k, lr, kappa):
     g = (2 * (t.a - t.x) - push * t.g) * 2 * t.a * (1 - t.a)
     t.m, t.v = t.m.lerp(g, 0.1), t.v.lerp(g * g, 0.001)
     t.w = t.w - lr * (t.m / (1 - 0.9 ** (k + 1))) / ((t.v / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8)
+
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #01e7d4ee
+def _given_up(s, t, kappa) -> bool:
+    "Let the images go that make no progress; whether nobody is left."
+    t.loss = t.far**2 + t.c * (kappa - t.value).clamp(min=0)
+    stop = t.loss > 0.9999 * t.before
+    t.before = t.loss
+    s.gradients[t.row[stop]] += t.gradients
+    s.queries[t.row[stop]] += t.queries
+    t.keep(~stop)
+    return not len(t.i)
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #65c08789
 class CarliniWagner:
@@ -313,15 +325,8 @@ class CarliniWagner:
             t.a = (2 * t.w).sigmoid()
             search.gradient(t, "cw")
             _note(search, s, t, won, self.kappa)
-            if self.abort and k % every == 0:
-                t.loss = t.far**2 + t.c * (self.kappa - t.value).clamp(min=0)
-                stop = t.loss > 0.9999 * t.before
-                t.before = t.loss
-                s.gradients[t.row[stop]] += t.gradients
-                s.queries[t.row[stop]] += t.queries
-                t.keep(~stop)
-                if not len(t.i):
-                    break
+            if self.abort and k % every == 0 and _given_up(s, t, self.kappa):
+                break
             _adam(t, k, self.lr, self.kappa)
         s.gradients[t.row] += t.gradients
         s.queries[t.row] += t.queries
@@ -364,6 +369,21 @@ def _settled(step, ok, rate, share):
     "The step, longer after a success and shorter after a failure, so that `share` of them succeed."
     return (step * (rate * (ok.to(step.dtype) - share)).exp()).clamp_(1e-7, 1)
 
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #f68d0d82
+def _serves(search: Search, s: State, a: Tensor) -> Tensor:
+    "Whether the answer is one that the attacker wants (n,)."
+    return search.threat.wins(s.i, search.query(s, a))
+
+
+def _halve(search: Search, s: State, start: Tensor, far: Tensor):
+    "Move from `start` towards the images, to the border."
+    s.low, s.high = far.new_zeros(len(s.i)), far.new_ones(len(s.i))
+    for _ in range(HALVINGS):
+        middle = (s.low + s.high) / 2
+        ok = _serves(search, s, s.ball.x.lerp(start, _wide(middle)))
+        s.low, s.high = torch.where(ok, s.low, middle), torch.where(ok, middle, s.high)
+    s.a = s.ball.x.lerp(start, _wide(s.high))
+
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #f00b9231
 class Boundary:
     "From a wrong image along the border towards the clean one, asking for answers only."
@@ -389,19 +409,15 @@ class Boundary:
             noise = image_uniform(s.ids, s.seed, k, tuple(s.a.shape[1:])).mul_(2).sub_(1 - 2**-24).erfinv_()
             sphere, new = boundary_step(s.ball.x, s.a, noise.to(s.a.dtype), s.across, s.towards)
             sphere, new = s.ball.project(sphere), s.ball.project(new)
-            ok = self.serves(search, s, new)
+            ok = _serves(search, s, new)
             s.a = torch.where(_wide(ok & (_far(s.ball.x, new) < _far(s.ball.x, s.a))), new, s.a)
             s.towards = _settled(s.towards, ok, 0.1, 0.25)
             if k % 5 == 0:
-                s.across = _settled(s.across, self.serves(search, s, sphere), 0.5, 0.4)
+                s.across = _settled(s.across, _serves(search, s, sphere), 0.5, 0.4)
             k += 1
         new = s.ball.project(s.ball.x + (s.a - s.ball.x) * (1 + 1e-5))
-        s.a = torch.where(_wide(self.serves(search, s, new)), new, s.a)
+        s.a = torch.where(_wide(_serves(search, s, new)), new, s.a)
         search.record(s)
-
-    def serves(self, search: Search, s: State, a: Tensor) -> Tensor:
-        "Whether the answer is one that the attacker wants (n,)."
-        return search.threat.wins(s.i, search.query(s, a))
 
     def begin(self, search: Search, s: State) -> bool:
         "Put the images near the border; whether nobody has a start."
@@ -415,12 +431,7 @@ class Boundary:
         far, s.at = torch.cdist(s.a.flatten(1), pool.flatten(1)).masked_fill_(~right, math.inf).min(1)
         if search.leave(s, far.isinf()):
             return True
-        start, s.low, s.high = pool[s.at], far.new_zeros(len(s.i)), far.new_ones(len(s.i))
-        for _ in range(HALVINGS):
-            middle = (s.low + s.high) / 2
-            ok = self.serves(search, s, s.ball.x.lerp(start, _wide(middle)))
-            s.low, s.high = torch.where(ok, s.low, middle), torch.where(ok, middle, s.high)
-        s.a = s.ball.x.lerp(start, _wide(s.high))
+        _halve(search, s, pool[s.at], far)
         return False
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #17730ab6

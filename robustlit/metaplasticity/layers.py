@@ -207,7 +207,7 @@ def real_mlp(
     layers = [m for a in linear for m in (a, _batch_norm(len(a.weight), gamma_init), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
-# %% ../../nbs/metaplasticity/10_layers.ipynb #7f40d6fd
+# %% ../../nbs/metaplasticity/10_layers.ipynb #45b46472
 def _pooled(image: int, plan: list, binarise_image: bool, gamma_init: str, bn: dict) -> tuple:
     "The convolutional part of `plan`, and the number of features that leave it."
     layers = []
@@ -233,7 +233,7 @@ def _is_square(shape, name):
 _Square = tuple[Count, Count, Count]
 _Shape = Annotated[_Square, check_with(_is_square, (1, 28, 20))]
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #7f40d6fd
 @checked
 def binary_convnet(
     shape: _Shape = (1, 28, 28),  # Channels, height and width of an image; height equals width

@@ -39,16 +39,8 @@ def _tested(model, tasks, after: int, when: str) -> list:
     smoke=dict(
         data="digits", hidden=[100, 100], per_task=200, epochs=20, batch_size=10, steps=500, more_steps=100, side=3
     ),
-    paper=dict(
-        data="mnist",
-        hidden=[1200, 1200],
-        per_task=5000,
-        epochs=2,
-        batch_size=100,
-        steps=15_000,
-        more_steps=5000,
-        side=11,
-    ),
+    paper=dict(data="mnist", hidden=[1200, 1200], per_task=5000, epochs=2, batch_size=100)
+    | dict(steps=15_000, more_steps=5000, side=11),
 )
 def class_incremental(
     method: Annotated[str, one_of(METHODS)] = "sleep",  # One of `METHODS`
@@ -67,10 +59,8 @@ def class_incremental(
     generator = set_seed(seed)
     tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     x, y = (torch.cat([getattr(t, part) for t in tasks]) for part in ("x_train", "y_train"))
-    shape, settings = (
-        cast(dict, READINGS["authors"] | dict(p=0.25)),
-        cast(dict, TRAINING["authors"] | dict(batch_size=batch_size)),
-    )
+    shape = cast(dict, READINGS["authors"] | dict(p=0.25))
+    settings = cast(dict, TRAINING["authors"] | dict(batch_size=batch_size))
     model, rows = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **shape).to(x.device), []
     if method == "joint":
         descend(model, x, y, epochs, generator=generator, **settings)

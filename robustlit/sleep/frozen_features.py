@@ -116,10 +116,17 @@ def feature_extractor(
         model.largest = model.of(x).max()
     return model
 
-# %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
+# %% ../../nbs/sleep/64_frozen_features.ipynb #476ad8ae
 EPS = (1 / 255, 2 / 255, 4 / 255)
 
 
+def _published(model, x, steps, seed):
+    "A copy that slept with the vector of Tadros et al. (2022) for features."
+    slept = copy.deepcopy(model)
+    sleep(slept, x, "CIFAR-10 features", torch.Generator().manual_seed(seed), steps=steps)
+    return slept
+
+# %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
 @experiment(
     version=1,
     id="sleep/featured",
@@ -161,10 +168,3 @@ def frozen_features(
         rows = tested(whole(head), as_images(full.x_test), full.y_test, seed, EPS)
         tables.append(rows.assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)
-
-
-def _published(model, x, steps, seed):
-    "A copy that slept with the vector of Tadros et al. (2022) for features."
-    slept = copy.deepcopy(model)
-    sleep(slept, x, "CIFAR-10 features", torch.Generator().manual_seed(seed), steps=steps)
-    return slept
