@@ -182,27 +182,27 @@ class Oracle:
 
     def __init__(
         self,
-        net: nn.Module,  # Images in [0, 1] to logits
+        model: nn.Module,  # Images in [0, 1] to logits
         y: Tensor,  # Labels that the logits must cover
         eot: int = 1,  # Draws of a random network
     ):
-        self.net, self.y, self.eot, self.classes = net, y, check_int(eot, "eot", 1), 0
+        self.model, self.y, self.eot, self.classes = model, y, check_int(eot, "eot", 1), 0
 
     def forward(self, a: Tensor) -> Tensor:
         "Logits of one pass, checked the first time."
         if self.classes:
-            return self.net(a)
+            return self.model(a)
         try:
-            z = self.net(a)
+            z = self.model(a)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as err:
-            raise ValueError(f"`net` does not take images of shape {tuple(a.shape)}: {err}") from err
+            raise ValueError(f"`model` does not take images of shape {tuple(a.shape)}: {err}") from err
         if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(a) or z.shape[1] < 2:
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise ValueError(f"`net` must give logits of shape ({len(a)}, classes), got {got}")
+            raise ValueError(f"`model` must give logits of shape ({len(a)}, classes), got {got}")
         if not z.isfinite().all():
-            raise ValueError("`net` must give finite logits, got NaN or infinity")
+            raise ValueError("`model` must give finite logits, got NaN or infinity")
         check_labels(self.y, n_classes=z.shape[1])
         self.classes = z.shape[1]
         return z
@@ -224,7 +224,7 @@ class Oracle:
         value = attack_loss(z, y, loss, target)
         if not value.requires_grad:
             raise ValueError(
-                "`net` cuts the gradient off (no_grad, detach or numpy inside): only 'square' can attack it"
+                "`model` cuts the gradient off (no_grad, detach or numpy inside): only 'square' can attack it"
             )
         (g,) = torch.autograd.grad(value.sum(), a, allow_unused=True)
         return torch.zeros_like(a) if g is None else g, z.detach(), value.detach()
@@ -259,7 +259,7 @@ class Threat:
 
     def __init__(
         self,
-        net: nn.Module,  # Images in [0, 1] to logits
+        model: nn.Module,  # Images in [0, 1] to logits
         x: Tensor,  # Images (n, c, h, w)
         y: Tensor,  # Labels (n,)
         norm: str = "linf",  # "linf" or "l2"
@@ -273,7 +273,7 @@ class Threat:
         share: bool = False,  # Keep the clean images' gradient for the next `eps`
     ):
         self.x, self.y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
-        self.oracle, self.seed = Oracle(net, y, eot), seed
+        self.oracle, self.seed = Oracle(model, y, eot), seed
         self.norm, self.clip = check_choice(norm, ("linf", "l2"), "norm"), clip
         self.restarts, self.early_stop = check_int(restarts, "restarts", 1), early_stop
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids
@@ -367,7 +367,7 @@ class Search:
     def keep(self, i: Tensor, logits: Tensor):
         "Take over the images found where they are worse than the ones before."
         if not logits.isfinite().all():
-            raise ValueError("`net` must give finite logits, got NaN or infinity at an attacked image")
+            raise ValueError("`model` must give finite logits, got NaN or infinity at an attacked image")
         if not self.logits.shape[1]:
             self.best, self.logits = self.found, logits
         else:
@@ -595,8 +595,8 @@ class Square:
             return
         for k in range(1, self.queries // search.threat.oracle.eot - 1):
             if (k - 1) % CHUNK == 0:
-                s.luck = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
-            trial = self.throw(s, s.luck[:, (k - 1) % CHUNK], self.side(k, h, w))
+                s.uniform = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
+            trial = self.throw(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
             logits = search.query(s, trial)
             score = search.threat.score(s.i, logits)
             better = score < s.score
@@ -641,13 +641,13 @@ class MeanLogits(nn.Module):
 
     def __init__(
         self,
-        nets: Iterable,  # Networks from the same images to the same classes
+        models: Iterable,  # Networks from the same images to the same classes
     ):
         super().__init__()
-        self.nets = nn.ModuleList(nets)
+        self.models = nn.ModuleList(models)
 
     def forward(self, x):
-        return torch.stack([net(x) for net in self.nets]).mean(0)
+        return torch.stack([model(x) for model in self.models]).mean(0)
 
 
 class Transfer:
@@ -660,21 +660,21 @@ class Transfer:
         losses: tuple = ("ce", "cw"),  # With each of these losses
         ensemble: bool = True,  # Also the mean of the surrogates' logits
     ):
-        nets = [surrogates] if isinstance(surrogates, nn.Module) else list(surrogates)
-        if not nets or not all(isinstance(net, nn.Module) for net in nets):
+        models = [surrogates] if isinstance(surrogates, nn.Module) else list(surrogates)
+        if not models or not all(isinstance(model, nn.Module) for model in models):
             raise TypeError("`surrogates` must be a torch.nn.Module or a non-empty list of them")
-        self.nets = nets + ([MeanLogits(nets)] if ensemble and len(nets) > 1 else [])
+        self.models = models + ([MeanLogits(models)] if ensemble and len(models) > 1 else [])
         self.losses = [loss if callable(loss) else check_choice(loss, LOSSES, "losses") for loss in losses]
         self.attack = PGD(50, relative_step=0.1) if attack is None else attack
-        self.rounds = len(self.nets) * len(self.losses)
+        self.rounds = len(self.models) * len(self.losses)
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
-        net, attack = self.nets[r % self.rounds % len(self.nets)], copy.copy(self.attack)
-        attack.loss = self.losses[r % self.rounds // len(self.nets)]
+        model, attack = self.models[r % self.rounds % len(self.models)], copy.copy(self.attack)
+        attack.loss = self.losses[r % self.rounds // len(self.models)]
         made = partial(Threat, norm=s.ball.norm, target=s.target, early_stop=False, clip=s.ball.clip)
-        with eval_mode(net):
-            found = worst_images(made(net, s.ball.x, s.y, seed=s.seed + r, ids=s.ids), attack, s.ball.eps)
+        with eval_mode(model):
+            found = worst_images(made(model, s.ball.x, s.y, seed=s.seed + r, ids=s.ids), attack, s.ball.eps)
         s.a, s.gradients = found.x, int(found.gradients.max())
         search.record(s)
 
@@ -684,7 +684,7 @@ class AutoAttack:
 
     def __init__(
         self,
-        version: str = "standard",  # "standard", "plus" or "rand" (for networks with dice inside)
+        version: str = "standard",  # "standard", "plus" or "rand" (for networks that are random)
     ):
         self.version = check_choice(version, ("standard", "plus", "rand"), "version")
         try:
@@ -696,11 +696,11 @@ class AutoAttack:
         "Attack the images of `s` in round `r`."
         if s.target is not None:
             raise ValueError("`target` is not for 'autoattack'")
-        norm, seed, net = dict(linf="Linf", l2="L2")[s.ball.norm], (s.seed + r) % 2**31, search.threat.oracle.net
-        kept, classes = [(p, p.grad) for p in net.parameters()], search.threat.clean().shape[1]
+        norm, seed, model = dict(linf="Linf", l2="L2")[s.ball.norm], (s.seed + r) % 2**31, search.threat.oracle.model
+        kept, classes = [(p, p.grad) for p in model.parameters()], search.threat.clean().shape[1]
         try:
             with torch.enable_grad(), torch.random.fork_rng():
-                attack = self.make(net, norm, s.ball.eps, self.version, classes, seed)
+                attack = self.make(model, norm, s.ball.eps, self.version, classes, seed)
                 s.a = s.ball.project(attack(s.ball.x, s.y).detach())
         finally:
             for p, grad in kept:
@@ -748,18 +748,18 @@ def make_attack(
 # %% ../nbs/robustness/10_attacks.ipynb #22775ccb
 @contextmanager
 def untouched(
-    net: nn.Module,  # Any module
+    model: nn.Module,  # Any module
     mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
 ):
     "The network ready to be attacked; afterwards its modes and buffers are as before, also after an error."
     if check_choice(mode, ("eval", "as_is"), "mode") == "eval":
-        with torch.inference_mode(False), eval_mode(net):
-            yield net
+        with torch.inference_mode(False), eval_mode(model):
+            yield model
         return
-    buffers, modes = [(b, b.clone()) for b in net.buffers()], [(m, m.training) for m in net.modules()]
+    buffers, modes = [(b, b.clone()) for b in model.buffers()], [(m, m.training) for m in model.modules()]
     try:
         with torch.inference_mode(False), torch.no_grad():
-            yield net
+            yield model
     finally:
         with torch.no_grad():
             for b, kept in buffers:
@@ -768,9 +768,9 @@ def untouched(
             m.training = was
 
 
-def _check(net, x, y, generator):
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
+def _check(model, x, y, generator):
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
     check_labels(y, len(check_images(x)))
     if not len(x):
         raise ValueError("`x` must hold at least one image")
@@ -779,7 +779,7 @@ def _check(net, x, y, generator):
 
 # %% ../nbs/robustness/10_attacks.ipynb #edf6bffc
 def attack_images(
-    net: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits
     x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
     y: Tensor,  # Labels (n,), int64
     eps: float,  # Radius, in pixel units
@@ -789,10 +789,10 @@ def attack_images(
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
 ) -> Attacked:  # Images inside the ball, and what became of each
     "The worst image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(net, x, y, generator)
+    y, seed = _check(model, x, y, generator)
     made, rules = make_attack(attack, **options)
-    with untouched(net, mode):
-        threat = Threat(net, x, y, seed=seed, **rules)
+    with untouched(model, mode):
+        threat = Threat(model, x, y, seed=seed, **rules)
         return worst_images(threat, made, check_number(eps, "eps", 0))
 
 # %% ../nbs/robustness/10_attacks.ipynb #66810053
@@ -802,7 +802,7 @@ def _rows(found, ids, eps, target):
 
 
 def attack_curve(
-    net: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits
     x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
     y: Tensor,  # Labels (n,), int64
     eps: float | Iterable,  # Radii, in pixel units, all different
@@ -813,16 +813,16 @@ def attack_curve(
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
 ) -> pd.DataFrame:  # image, eps, correct, predicted, margin, loss, gradients, queries, broken_at_smaller_eps (reached)
     "What an attack makes of every image at every `eps`, a row each."
-    y, seed = _check(net, x, y, generator)
+    y, seed = _check(model, x, y, generator)
     radii = sorted(check_number(e, "eps", 0) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"`eps` must hold at least one radius, and none twice, got {eps!r}")
     made, rules = make_attack(attack, **options)
     target, frames, share = rules.pop("target", None), [], mode == "eval" and len(radii) > 1
-    with untouched(net, mode):
+    with untouched(model, mode):
         for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
             part = target[ids] if isinstance(target, Tensor) else target
-            threat = Threat(net, x[ids], y[ids], target=part, seed=seed, ids=ids, share=share, **rules)
+            threat = Threat(model, x[ids], y[ids], target=part, seed=seed, ids=ids, share=share, **rules)
             frames += [_rows(worst_images(threat, made, e), ids, e, target is not None) for e in radii]
     rows = pd.concat(frames).sort_values(["eps", "image"], ignore_index=True)
     broken = ~rows["correct"].to_numpy().reshape(len(radii), -1)

@@ -50,9 +50,9 @@ def logits_of(
         )
 
 # %% ../nbs/robustness/00_evaluation.ipynb #1aadd52d
-def _check_logits(logits: Tensor, n: int, told: str):
+def _check_logits(logits: Tensor, n: int, expected: str):
     if logits.ndim != 2 or len(logits) != n:
-        raise ValueError(f"{told} shape ({n}, classes), got {tuple(logits.shape)}")
+        raise ValueError(f"{expected} shape ({n}, classes), got {tuple(logits.shape)}")
 
 
 @checked

@@ -18,11 +18,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
+
+from .checks import at_least, checked, existing
 
 # %% ../nbs/evidence/80_execution.ipynb #359691c9
 @functools.lru_cache(256)
@@ -30,23 +34,26 @@ def _notebook_at(path: str, changed: int):
     return nbformat.read(path, as_version=4)
 
 
+@checked
 def read_notebook(
-    path: str | Path,  # Of an .ipynb file
+    path: Annotated[str | Path, existing],  # Of an .ipynb file
 ):  # A `NotebookNode`: not to be changed, it is shared
     "The notebook as nbformat reads it, read once until the file changes."
     return _notebook_at(str(path), os.stat(path).st_mtime_ns)
 
 
+@checked
 def tagged(
-    cell,  # Of a notebook
+    cell: Mapping,  # Of a notebook
     tag: str,  # For example 'parameters'
 ) -> bool:
     "Whether a cell has this tag."
     return tag in cell.get("metadata", {}).get("tags", [])
 
 # %% ../nbs/evidence/80_execution.ipynb #b51e0caf
+@checked
 def prepared(
-    notebook,  # As `read_notebook` gives it
+    notebook: nbformat.NotebookNode,  # As `read_notebook` gives it
     report: bool = True,  # Whether cells tagged `report` stay
 ):  # A new `NotebookNode`
     "The notebook without the cells that are not to be executed."
@@ -56,9 +63,10 @@ def prepared(
     return nbformat.from_dict({**notebook, "cells": kept})
 
 # %% ../nbs/evidence/80_execution.ipynb #1bd3d243
+@checked
 @contextlib.contextmanager
 def own_kernel(
-    env: dict,  # Environment variables of the kernel, beside those of this process
+    env: Mapping,  # Environment variables of the kernel, beside those of this process
 ):  # Gives a temporary folder
     "Inside `with`, the kernel `python3` is the Python that runs this."
     with tempfile.TemporaryDirectory() as tmp:
@@ -89,6 +97,7 @@ def _follow(parent: int):
         threading.Thread(target=watch, daemon=True).start()
 
 # %% ../nbs/evidence/80_execution.ipynb #1e492884
+@checked
 @dataclasses.dataclass
 class Job:
     "All that a worker process needs to execute a notebook."
@@ -109,9 +118,10 @@ def _formatted(path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
 
 
+@checked
 def execute(
     job: Job,  # What to run, and where to
-    parent: int = 0,  # Process to follow into death; 0 for none
+    parent: Annotated[int, at_least(0)] = 0,  # Process to follow into death; 0 for none
 ) -> dict:  # `number`, `seconds`, and `error` (None, or one line)
     "Execute a notebook in a kernel of its own, keeping the executed notebook whether it fails or not."
     _follow(parent)

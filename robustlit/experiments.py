@@ -127,6 +127,7 @@ class Experiment:
     profiles: dict  # Name of a profile to its pinned parameters
     id: str = ""  # What the keys are made of; by default the name
     added: dict = dataclasses.field(default_factory=dict)  # Later parameters, at the value that changes nothing
+    upgrade: Callable | None = None  # From rows as they once were to rows as they are now
 
     def __post_init__(self):
         object.__setattr__(self, "id", self.id or self.name)
@@ -144,6 +145,10 @@ class Experiment:
         for n in names:
             if n not in self.parameters:
                 raise TypeError(f"{self.name} has no parameter `{n}`; {nearest(n, list(self.parameters))}")
+
+    def rows_now(self, rows):
+        "The rows of a record, of whatever age, with the columns of today."
+        return rows if self.upgrade is None else self.upgrade(rows)
 
     def bind(self, profile: str = "smoke", given: dict | None = None) -> dict:
         "Every parameter's canonical value: as given, else the profile's choice, else the function's default."
@@ -254,13 +259,15 @@ def experiment(
     group: str | None = None,  # First half of the name; by default the paper whose folder holds the module
     id: str | None = None,  # Where the experiment was renamed: the name under which its records were made
     added: dict | None = None,  # Parameters that came after the first records, at the value that changes nothing
+    upgrade: Callable
+    | None = None,  # Where columns were renamed: rows as any record holds them to rows as they are now
 ) -> Callable:  # A decorator
     "Make a function an experiment: it stays callable as it is, and gets the attribute `experiment`."
     check_int(version, "version", low=1)
     profiles = {k: v for k, v in zip(PROFILES, (smoke, cpu, paper)) if v is not None}
 
     def decorate(fn):
-        exp = Experiment(fn, group or _paper_of(fn), version, profiles, id or "", added or {})
+        exp = Experiment(fn, group or _paper_of(fn), version, profiles, id or "", added or {}, upgrade)
         _refuse_bad(exp)
 
         @functools.wraps(fn)

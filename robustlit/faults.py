@@ -146,19 +146,19 @@ class _Site:
         return [b for b in chosen if b == sign] if self.one_bit else chosen
 
 # %% ../nbs/robustness/40_faults.ipynb #1fa3e20f
-def _binary_layers(net, binary):
+def _binary_layers(model, binary):
     "Names of the layers that count as binary."
-    modules = dict(net.named_modules())
+    modules = dict(model.named_modules())
     if callable(binary) or binary is None:
         return {name for name, m in modules.items() if (binary or looks_binary)(m)}
     names = [binary] if isinstance(binary, str) else list(binary)
     return {check_choice(name, modules, "binary") for name in names}
 
 
-def _all_sites(net, binary):
+def _all_sites(model, binary):
     "Every tensor of a network that faults may hit."
-    known, stored, inputs = _binary_layers(net, binary), {}, []
-    for name, m in net.named_modules():
+    known, stored, inputs = _binary_layers(model, binary), {}, []
+    for name, m in model.named_modules():
         norm = isinstance(m, nn.modules.batchnorm._BatchNorm)
         held = [*m.named_parameters(recurse=False), *(m.named_buffers(recurse=False) if norm else ())]
         for key, value in held:
@@ -170,13 +170,13 @@ def _all_sites(net, binary):
     return [*stored.values(), *inputs]
 
 
-def _sites(net, where, layers, binary):
+def _sites(model, where, layers, binary):
     "The sites of one kind, in these layers."
-    found = [s for s in _all_sites(net, binary) if s.where == where]
+    found = [s for s in _all_sites(model, binary) if s.where == where]
     if layers is None:
         found = found[where == "activations" :]
     if not found:
-        raise ValueError(f"`net` has no {where.replace('_', ' ')} to flip")
+        raise ValueError(f"`model` has no {where.replace('_', ' ')} to flip")
     names = {s.layer for s in found} if layers is None else {layers} if isinstance(layers, str) else set(layers)
     for name in names:
         check_choice(name, dict.fromkeys(s.layer for s in found), "layers")
@@ -187,12 +187,12 @@ def _sites(net, where, layers, binary):
 # %% ../nbs/robustness/40_faults.ipynb #07daa09c
 @checked
 def sites(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
 ) -> pd.DataFrame:  # Columns where, layer, tensor, kind ('sign' or a float type), values, bits
     "Every stored tensor that faults may hit, and its number of bits."
     rows = []
-    for s in _all_sites(net, binary):
+    for s in _all_sites(model, binary):
         if s.where != "activations":
             kind, n = "sign" if s.one_bit else str(s.value.dtype).removeprefix("torch."), s.value.numel()
             rows.append((s.where, s.layer, s.tensor, kind, n, n * len(s.positions(None))))
@@ -253,17 +253,17 @@ def _flipped_tensors(found, rate, bits, generator, faults):
 @checked
 @contextmanager
 def faulty(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
     rate: Share,  # Probability that a bit flips, from 0 to 1
     where: Annotated[str, one_of(WHERE)] = "weights",  # 'weights', 'batch_norm' or 'activations'
-    layers: str | Iterable[str] | None = None,  # Names as in `net.named_modules()`; all if None
+    layers: str | Iterable[str] | None = None,  # Names as in `model.named_modules()`; all if None
     bits: Bits = None,  # Of floats: positions (0 is the lowest) or 'mantissa', 'exponent', 'sign'; all if None
     generator: CPUGenerator | None = None,  # CPU generator; torch's global one if None
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
 ) -> Generator[Faults, None, None]:  # How many bits have flipped
     "The network with flipped bits for the length of a `with` block, restored exactly."
     rate, faults = float(rate), Faults()
-    found = _sites(net, where, layers, binary)
+    found = _sites(model, where, layers, binary)
     if not any(s.positions(bits) for s in found):
         raise ValueError(f"`bits` must include the sign, the one bit of a binary weight, got {bits!r}")
     if where != "activations":
@@ -282,22 +282,22 @@ def faulty(
 RATES = (0, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2)
 
 
-def _score(net, x, y, batch_size):
+def _score(model, x, y, batch_size):
     "Images right, and images with a logit that is not finite."
     right = broken = 0
     for xb, yb in zip(x.split(batch_size), y.split(batch_size)):
-        logits = net(xb)
+        logits = model(xb)
         if logits.ndim != 2 or len(logits) != len(yb):
-            raise ValueError(f"`net` must give logits of shape ({len(yb)}, classes), got {tuple(logits.shape)}")
+            raise ValueError(f"`model` must give logits of shape ({len(yb)}, classes), got {tuple(logits.shape)}")
         finite = logits.isfinite().all(1)
         right += correct(logits, yb).sum().item()
         broken += (~finite).sum().item()
     return right, broken
 
 
-def _curves(net, where, layers, binary):
+def _curves(model, where, layers, binary):
     "What `layers` of `fault_curve` asks for: label to the layers of `faulty`."
-    each = dict.fromkeys(s.layer for s in _sites(net, where, None, binary))
+    each = dict.fromkeys(s.layer for s in _sites(model, where, None, binary))
     names = [layers] if isinstance(layers, str) else list(layers)
     wanted = [n for name in names for n in (each if name == "each" else [name])]
     if not wanted:
@@ -307,7 +307,7 @@ def _curves(net, where, layers, binary):
 # %% ../nbs/robustness/40_faults.ipynb #b1c208e4
 @checked
 def fault_curve(
-    net: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits
     x: Annotated[Images, not_empty],  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Their labels (n,), int64
     rates: Iterable[Share] = RATES,  # Probabilities that a bit flips, each from 0 to 1
@@ -326,14 +326,14 @@ def fault_curve(
     rates = [float(r) for r in rates]
     seeds = torch.randint(2**62, (draws,), generator=generator).tolist()
     rows, columns = [], ["where", "layer", "rate", "draw", "flipped", "exposed", "n", "correct", "broken"]
-    with eval_mode(net):
-        clean = _score(net, x, y, batch_size)
-        for label, chosen in _curves(net, where, layers, binary).items():
+    with eval_mode(model):
+        clean = _score(model, x, y, batch_size)
+        for label, chosen in _curves(model, where, layers, binary).items():
             for rate in rates:
                 for draw, seed in enumerate(seeds):
                     g = torch.Generator().manual_seed(seed)
-                    with faulty(net, rate, where, chosen, bits, g, binary) as hit:
+                    with faulty(model, rate, where, chosen, bits, g, binary) as hit:
                         same = rate == 0 or (where != "activations" and not hit.flipped)
-                        right, broken = clean if same else _score(net, x, y, batch_size)
+                        right, broken = clean if same else _score(model, x, y, batch_size)
                     rows.append((where, label, rate, draw, hit.flipped, hit.exposed, len(x), right, broken))
     return pd.DataFrame(rows, columns=columns).assign(accuracy=lambda d: 100 * d.correct / d.n)

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from .checks import checked
+
 # %% ../nbs/learning/05_files.ipynb #f0500006
 def _take_place(tmp: str, path: Path) -> bool:
     try:
@@ -26,6 +28,7 @@ def _take_place(tmp: str, path: Path) -> bool:
     return True
 
 # %% ../nbs/learning/05_files.ipynb #f0500008
+@checked
 def write_atomically(
     path: str | Path,  # The file to make or replace
     write: Callable,  # Puts the contents into the open binary file that it is given

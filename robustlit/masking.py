@@ -11,6 +11,7 @@ __all__ = ['CHECKS', 'LADDER', 'Subject', 'student_of', 'Scaled', 'Back', 'audit
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import check_int, check_labels, check_number
+from .checks import Count, Seed, Share, at_least, checked, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -28,13 +29,14 @@ from .stressors import images_and_labels
 class Subject:
     "The model under audit, its images, and every attack made on it so far."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # In eval mode
         x: Tensor,  # Images in [0, 1]
         y: Tensor,  # Labels
-        eps: float,  # Radius, in pixel units
-        seed: int,  # Of random starts and noise
+        eps: Share,  # Radius, in pixel units
+        seed: Seed,  # Of random starts and noise
         surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data
     ):
         self.model, self.x, self.y, self.eps, self.seed, self.surrogates = model, x, y, eps, seed, list(surrogates)
@@ -48,15 +50,15 @@ class Subject:
 
     @property
     def options(self) -> dict:
-        "Gradients averaged over dice; nobody leaves early whose answer hangs on dice or on company."
+        "Gradients averaged over random draws; nobody leaves early whose answer hangs on chance or on company."
         return dict(eot=10 if self.random else 1, early_stop=not (self.random or self.mixing))
 
     def images(self, attack: str, eps: float | None = None, model: nn.Module | None = None, **options) -> Tensor:
         "What an attack makes of the images."
         eps, made = self.eps if eps is None else eps, (attack, eps, model, *options.items())
         if made not in self.made:
-            dice, options = torch.Generator().manual_seed(self.seed), self.options | options
-            found = attack_images(model or self.model, self.x, self.y, eps, attack, generator=dice, **options)
+            generator, options = torch.Generator().manual_seed(self.seed), self.options | options
+            found = attack_images(model or self.model, self.x, self.y, eps, attack, generator=generator, **options)
             self.made[made] = found.x
         return self.made[made]
 
@@ -181,10 +183,10 @@ def _copy_in_double(model):
 def _zero_gradients(s):
     size = s.gradient(s.x).abs().flatten(1).amax(1)
     none = 100 * (size < torch.finfo(torch.float32).tiny).float().mean().item()
-    told = f"the gradient of {none:.1f} % of the images is exactly zero (median size {size.median():.1g})"
+    text = f"the gradient of {none:.1f} % of the images is exactly zero (median size {size.median():.1g})"
     if none > 5 and (fine := _double(s)) is not None:
-        told += f", in float64 of {100 * (fine.abs().flatten(1).amax(1) == 0).float().mean():.1f} %"
-    return none > 5, told
+        text += f", in float64 of {100 * (fine.abs().flatten(1).amax(1) == 0).float().mean():.1f} %"
+    return none > 5, text
 
 # %% ../nbs/robustness/60_masking.ipynb #9a680932
 @_check("edge pixels", "cause")
@@ -196,19 +198,19 @@ def _edge_pixels(s, h=0.02):
     if edge.sum() < 100 or inner.sum() < 100:
         return False, "too few pixels are exactly 0 or 1, or too few gradients, to tell"
     dead, other = (100 * (g[part] == 0).float().mean().item() for part in (edge, inner))
-    told = f"{dead:.0f} % of the pixels at exactly 0 or 1 have no gradient, {other:.0f} % of the others"
+    text = f"{dead:.0f} % of the pixels at exactly 0 or 1 have no gradient, {other:.0f} % of the others"
     if dead < other + 40:
-        return False, told
+        return False, text
     inwards = torch.where(edge, s.x + h * (1 - 2 * s.x), s.x)
     moved = (s.loss(inwards) - s.loss(s.x)).abs()[alive].median().item()
-    return moved > 1e-6, f"{told}, though moving them changes the loss: something inside clips the image"
+    return moved > 1e-6, f"{text}, though moving them changes the loss: something inside clips the image"
 
 # %% ../nbs/robustness/60_masking.ipynb #6d29f60b
 def _measured_direction(s, x, y_loss, directions=64) -> Tensor:
     "Signs of the slope over a step of eps, from finite differences along random signs."
-    dice, total = torch.Generator().manual_seed(s.seed), torch.zeros_like(x)
+    generator, total = torch.Generator().manual_seed(s.seed), torch.zeros_like(x)
     for _ in range(directions):
-        u = (torch.rand(x.shape, generator=dice) < 0.5).to(x) * 2 - 1
+        u = (torch.rand(x.shape, generator=generator) < 0.5).to(x) * 2 - 1
         u = u.to(x.device)
         up, down = y_loss((x + s.eps * u).clamp(0, 1)), y_loss((x - s.eps * u).clamp(0, 1))
         total += (up - down)[:, None, None, None] * u
@@ -224,14 +226,14 @@ def _reach(s):
     step = lambda d: (s.loss((s.x + s.eps * d).clamp(0, 1)) - start)[alive]
     along, measured = step(g.sign()), step(_measured_direction(s, s.x, s.loss))
     worse = 100 * (along < 0.5 * measured).float().mean().item()
-    told = f"a step along the gradient raises the loss by {along.median():.2g}, along 64 measured slopes by {measured.median():.2g}"
-    return worse > 50, f"{told} (less than half of it for {worse:.0f} % of the images)"
+    text = f"a step along the gradient raises the loss by {along.median():.2g}, along 64 measured slopes by {measured.median():.2g}"
+    return worse > 50, f"{text} (less than half of it for {worse:.0f} % of the images)"
 
 # %% ../nbs/robustness/60_masking.ipynb #7c090b43
 @_check("refusal", "cause")
 def _refusal(s):
-    dice = torch.Generator().manual_seed(s.seed)
-    shown = (s.x + 0.1 * ((torch.rand(s.x.shape, generator=dice) < 0.5).float() * 2 - 1).to(s.x)).clamp(0, 1)
+    generator = torch.Generator().manual_seed(s.seed)
+    shown = (s.x + 0.1 * ((torch.rand(s.x.shape, generator=generator) < 0.5).float() * 2 - 1).to(s.x)).clamp(0, 1)
     z = logits_of(s.model, shown)
     same = 100 * (1 - len(z.unique(dim=0)) / len(z))
     was = 100 * (1 - len(s.clean.unique(dim=0)) / len(s.clean))
@@ -280,26 +282,27 @@ def _no_gradients(s):
     )
 
 # %% ../nbs/robustness/60_masking.ipynb #38a90050
+@checked
 def student_of(
     s: Subject,  # Whose answers it learns
-    steps: int = 400,  # Of Adam
-    width: int = 128,  # Hidden units
+    steps: Annotated[int, at_least(0)] = 400,  # Of Adam
+    width: Count = 128,  # Hidden units
 ) -> nn.Module:  # Images in [0, 1] to logits
     "A small network fitted to a model's answers around the audited images."
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(s.seed)
-        net = nn.Sequential(
+        model = nn.Sequential(
             nn.Flatten(), nn.Linear(s.x[0].numel(), width), nn.ReLU(), nn.Linear(width, s.clean.shape[1])
         )
-        net = net.to(s.x.device)
-        opt = torch.optim.Adam(net.parameters(), lr=3e-3)
+        model = model.to(s.x.device)
+        opt = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(steps):
             near = (s.x + s.eps * (2 * torch.rand_like(s.x) - 1)).clamp(0, 1)
-            loss = F.cross_entropy(net(near), logits_of(s.model, near).argmax(1))
+            loss = F.cross_entropy(model(near), logits_of(s.model, near).argmax(1))
             opt.zero_grad()
             loss.backward()
             opt.step()
-    return net.eval()
+    return model.eval()
 
 
 @_check("transfer", "symptom")
@@ -320,13 +323,14 @@ def _large_eps(s):
 @_check("random noise", "symptom")
 def _random_noise(s):
     white = _white_box(s)
-    luck = min(s.under("uniform_noise"), s.under("random_sign"))
-    return luck < white - 1, f"noise of the same size leaves {luck:.1f} %, the best attack {white:.1f} %"
+    noise = min(s.under("uniform_noise"), s.under("random_sign"))
+    return noise < white - 1, f"noise of the same size leaves {noise:.1f} %, the best attack {white:.1f} %"
 
 # %% ../nbs/robustness/60_masking.ipynb #cea2e18e
 class Scaled(nn.Module):
     "A model with its logits multiplied."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Images to logits
@@ -356,6 +360,7 @@ LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)
 class Back(nn.Module):
     "A model behind the way back from [0, 1] to the range that its images came in."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Takes images in the range `low` to `high`
@@ -397,20 +402,17 @@ def _unusable(model, x, y) -> str:
     return ""
 
 
+@checked
 def audit(
     model: nn.Module,  # Images to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
-    eps: float | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
-    images: int | None = 200,  # How many to use; all if None
+    eps: Share | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
+    images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
-    seed: int = 0,  # Of random starts and noise
+    seed: Seed = 0,  # Of random starts and noise
 ) -> pd.DataFrame:  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}; wrap a function in a module")
     x, y = images_and_labels(data, images)
-    check_labels(y, len(x)), check_int(seed, "seed", 0)
-    eps = None if eps is None else check_number(eps, "eps", 0, 1)
     with torch.random.fork_rng(), eval_mode(model):
         torch.manual_seed(seed)
         return _audited(model, x.float(), y, eps, surrogates, seed)
@@ -422,8 +424,8 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
         return _fixed_rows([("range", "cause", True, "images hold NaN: nothing else was tested")])
     outside = low < 0 or high > 1
     if outside:
-        told = f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: eps has no meaning, and clipping destroys them"
-        rows.append(("range", "cause", True, told))
+        text = f"images lie in [{low:.3g}, {high:.3g}], not in [0, 1]: eps has no meaning, and clipping destroys them"
+        rows.append(("range", "cause", True, text))
         x, model = (x - low) / (high - low), Back(model, low, high)
     if why := _unusable(model, x, y):
         return _fixed_rows([*rows, ("outputs", "cause", True, why)])
@@ -434,15 +436,16 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
     for name, (kind, run) in CHECKS.items():
         if name == "range" and outside:
             continue
-        red, told = run(subject)
-        rows.append((name, kind, bool(red), told))
+        red, text = run(subject)
+        rows.append((name, kind, bool(red), text))
     table = _fixed_rows(rows)
     table.attrs.update(eps=subject.eps, images=len(y))
     return table
 
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
+@checked
 def audit_summary(
-    table: pd.DataFrame,  # From `audit`
+    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

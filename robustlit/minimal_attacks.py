@@ -91,7 +91,7 @@ def input_slopes(
             z = oracle.forward(a)
             value = measure(z)
             if not value.requires_grad:
-                raise ValueError("`net` cuts the gradient off (no_grad, detach or numpy inside): take 'boundary'")
+                raise ValueError("`model` cuts the gradient off (no_grad, detach or numpy inside): take 'boundary'")
             slopes = [_slope(v.sum(), a) for v in value.unbind(1)]
         draws.append((z.detach(), value.detach(), torch.stack(slopes, 1)))
     s.queries += oracle.eot
@@ -406,7 +406,7 @@ def _made(attack, options):
 
 
 def smallest(
-    net: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits
     x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
     y: Tensor,  # Labels (n,), int64
     attack: str | Callable = "deepfool",  # A name in `SMALLEST`, or an attack already made
@@ -416,15 +416,15 @@ def smallest(
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(net, x, y, generator)
+    y, seed = _check(model, x, y, generator)
     made, rules = _made(attack, options)
     target, parts = rules.pop("target", None), []
     if isinstance(target, Tensor):
         check_labels(target, len(x), name="target")
-    with untouched(net, mode):
+    with untouched(model, mode):
         for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
             part = target[ids] if isinstance(target, Tensor) else target
-            threat = Threat(net, x[ids], y[ids], target=part, seed=seed, ids=ids, **rules)
+            threat = Threat(model, x[ids], y[ids], target=part, seed=seed, ids=ids, **rules)
             parts.append(smallest_found(threat, made))
     return Smallest(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Smallest)))
 

@@ -10,21 +10,23 @@ __all__ = ['network_path', 'load_or_train']
 # %% ../nbs/learning/40_models.ipynb #a3f96491
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
 
 import torch
 from torch import nn
 
+from .checks import checked
 from .digest import code_digest, entry_digests, note, noting
 from .records import Store, canonical
 from .training import save_atomically
 
 # %% ../nbs/learning/40_models.ipynb #f89fef69
+@checked
 def network_path(
     function: FunctionType,  # Of the package, the one that makes the network
-    parameters: dict,  # Its arguments, all of them
+    parameters: Mapping,  # Its arguments, all of them
     store: Store | None = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the network lies that `function` makes of `parameters`."
@@ -33,20 +35,21 @@ def network_path(
     return (store or Store()).runs / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"
 
 # %% ../nbs/learning/40_models.ipynb #23dadfbc
+@checked
 def load_or_train(
-    net: nn.Module,  # Takes the state; on the device where it is wanted
+    model: nn.Module,  # Takes the state; on the device where it is wanted
     train: Callable,  # Trains the network that it is given, in place
-    path: Path,  # Of the file, from `network_path`
-) -> nn.Module:  # `net`, in eval mode
+    path: str | Path,  # Of the file, from `network_path`
+) -> nn.Module:  # `model`, in eval mode
     "A network from its file if it is there and its data are what they were, else trained and filed."
-    kept = _kept(Path(path), next(net.parameters()).device)
+    kept = _kept(Path(path), next(model.parameters()).device)
     if kept is not None:
-        net.load_state_dict(kept)
-        return net.eval()
+        model.load_state_dict(kept)
+        return model.eval()
     with noting() as used:
-        train(net)
-    save_atomically(dict(weights=net.state_dict(), uses=entry_digests(used, loaded=True)), path)
-    return net.eval()
+        train(model)
+    save_atomically(dict(weights=model.state_dict(), uses=entry_digests(used, loaded=True)), path)
+    return model.eval()
 
 
 def _kept(path: Path, device: torch.device) -> dict | None:

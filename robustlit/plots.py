@@ -13,8 +13,9 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import ipywidgets as widgets
 import matplotlib as mpl
@@ -29,7 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from .checks import check_choice, check_int, check_number
+from .checks import Count, above, at_least, check_choice, checked, one_of
 from .files import write_atomically
 from .records import project_folder
 from .statistics import t_interval
@@ -71,6 +72,7 @@ def house_style():
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
 
 # %% ../nbs/evidence/70_plots.ipynb #d88f8277
+@checked
 def ordered_colours(
     values: Iterable,  # Numbers, or anything that sorts
 ) -> dict:  # Value to colour, in rising order
@@ -88,6 +90,7 @@ _intervals = {
     "range": "mean with lowest and highest",
     "none": "mean",
 }
+_Interval = Annotated[str, one_of(_intervals)]
 
 
 def _bounds(v: np.ndarray, interval):
@@ -101,15 +104,15 @@ def _bounds(v: np.ndarray, interval):
     return (v.min(), v.max()) if interval == "range" else (np.nan, np.nan)
 
 
+@checked
 def spread(
     df: pd.DataFrame,  # Tidy rows
     y: str,  # Column of what was measured
     over: Sequence[str],  # Columns whose values make a point
     by: str = "seed",  # Column of the repetitions
-    interval: str = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
+    interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
 ) -> pd.DataFrame:  # A row a point: the columns of `over`, mean, low, high, n
     "Mean, ends and number of repetitions of each point; a NaN makes its point NaN."
-    check_choice(interval, _intervals, "interval")
     for name in (y, by, *over):
         check_choice(name, list(df.columns), "column")
     seeds = df.groupby([*over, by], sort=False, dropna=False)[y].agg(lambda v: v.to_numpy(float).mean()).reset_index()
@@ -149,6 +152,7 @@ def _count(n):
     return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 # %% ../nbs/evidence/70_plots.ipynb #e6670ffd
+@checked
 def curve_with_spread(
     ax: Axes,  # Where to draw
     df: pd.DataFrame,  # Tidy rows, for example from `robustlit.records.records`
@@ -156,12 +160,11 @@ def curve_with_spread(
     y: str,  # Column of what was measured
     group: str | None = None,  # A line for each value of this column
     by: str = "seed",  # Column of the repetitions
-    interval: str = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
-    style: str = "band",  # 'band' or 'bars'
-    colours: dict | None = None,  # Group to colour, where several figures must agree
+    interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
+    style: Annotated[str, one_of(("band", "bars"))] = "band",  # 'band' or 'bars'
+    colours: Mapping | None = None,  # Group to colour, where several figures must agree
 ) -> pd.DataFrame:  # What was drawn: group, x, mean, low, high, n
     "Draw `y` against `x`, a line a group, mean over seeds with its named spread."
-    check_choice(style, ("band", "bars"), "style")
     table = spread(df, y, [group, x] if group else [x], by, interval)
     if not len(table):
         raise ValueError(f"`df` must have rows to draw a curve of `{y}`, got none")
@@ -177,6 +180,10 @@ def curve_with_spread(
     return table
 
 # %% ../nbs/evidence/70_plots.ipynb #f0809339
+_Positive = Annotated[float, above(0)]
+
+
+@checked
 def curve_panels(
     df: pd.DataFrame,  # Tidy rows
     column: str,  # A panel for each of its values
@@ -184,10 +191,10 @@ def curve_panels(
     x: str,  # Column along the axes
     y: str = "accuracy",  # Column of what was measured
     group: str = "meta",  # A line for each value of this column
-    shape: tuple = (4, 5),  # Rows and columns of panels
-    size: tuple = (6.4, 4.7),  # Of the figure, in inches
-    ylim: tuple = (0, 101),  # Of all panels
-    labels: tuple = ("", ""),  # Of the two axes, written once
+    shape: tuple[Count, Count] = (4, 5),  # Rows and columns of panels
+    size: tuple[_Positive, _Positive] = (6.4, 4.7),  # Of the figure, in inches
+    ylim: tuple[float, float] = (0, 101),  # Of all panels
+    labels: tuple[str, str] = ("", ""),  # Of the two axes, written once
 ) -> tuple:  # The figure and its axes, a flat array
     "A grid of `curve_with_spread`, one legend beside it."
     fig, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False)
@@ -218,23 +225,23 @@ def _pictures(images):
     return [i[0] if len(i) == 1 else i.transpose(1, 2, 0) for i in images.detach().cpu().numpy()]
 
 
+@checked
 def image_grid(
     images,  # Tensor (n, c, h, w) or (n, h, w), floats in [0, 1] or uint8, or a list of images
     titles: Sequence | None = None,  # One an image
-    rows: int | None = None,  # Number of rows; from `cols` if None
-    cols: int | None = None,  # Number of columns; up to 10 if both are None
-    size: float = 1.0,  # Inches an image
+    rows: Count | None = None,  # Number of rows; from `cols` if None
+    cols: Count | None = None,  # Number of columns; up to 10 if both are None
+    size: Annotated[float, at_least(0.1)] = 1.0,  # Inches an image
 ) -> Figure:
     "A figure of small images, row by row."
     pictures = _pictures(images)
     n = len(pictures)
     if titles is not None and len(titles) != n:
         raise ValueError(f"`titles` must hold {n} titles, one an image, got {len(titles)}")
-    cols = check_int(cols, "cols", 1) if cols else -(-n // check_int(rows, "rows", 1)) if rows else min(n, 10)
-    rows = check_int(rows, "rows", 1) if rows else -(-n // cols)
+    cols = cols or (-(-n // rows) if rows else min(n, 10))
+    rows = rows or -(-n // cols)
     if rows * cols < n:
         raise ValueError(f"`rows` x `cols` must hold {n} images, got {rows} x {cols}")
-    size = check_number(size, "size", 0.1)
     extra = 0 if titles is None else 0.22
     fig, axes = plt.subplots(rows, cols, figsize=(cols * size, rows * (size + extra)), squeeze=False)
     for ax, picture, title in itertools.zip_longest(axes.flat, pictures, titles or []):
@@ -245,16 +252,17 @@ def image_grid(
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #d22126ca
+@checked
 def heat_table(
     table: pd.DataFrame,  # Numbers; the names of its index and columns label the axes
     ax: Axes | None = None,  # By default that of a new figure
     low: float = 0.0,  # Value of the darkest colour
     high: float = 100.0,  # Value of the brightest
-    decimals: int = 1,  # Digits after the point
+    decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
 ) -> Axes:
     "A table drawn as coloured cells with their numbers; NaN cells stay empty."
     numbers = pd.DataFrame(table).to_numpy(float)
-    if not check_number(low, "low") < check_number(high, "high"):
+    if not low < high:
         raise ValueError(f"`low` must be below `high`, got {low} and {high}")
     if ax is None:
         ax = plt.subplots(figsize=(1.6 + 0.62 * numbers.shape[1], 0.9 + 0.42 * numbers.shape[0]))[1]
@@ -283,6 +291,7 @@ def _listed(values):
     return f"{', '.join(most)} and {last}" if most else last
 
 
+@checked
 def caption(
     df: pd.DataFrame,  # Rows with the provenance columns of `robustlit.records.records`
     per: str | Sequence[str] | None = None,  # Columns that make a setting, if seeds are to be counted for each
@@ -303,9 +312,10 @@ def caption(
     return f"profile{'s' * (len(profiles) > 1)} {_listed(profiles)}, {_count(counts)} {word}{plural}, {_listed(machines)}{old}"
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae
+@checked
 def live_picture(
     draw: Callable,  # Takes the knobs' values by name and returns a figure, which is closed
-    knobs: dict,  # Widget by name; each has a `value`
+    knobs: Mapping,  # Widget by name; each has a `value`
 ) -> widgets.Image:  # A widget; the first picture is drawn at once
     "A picture that is drawn anew whenever a knob is turned."
     shown = widgets.Image(format="jpeg")
@@ -322,13 +332,14 @@ def live_picture(
     return shown
 
 # %% ../nbs/evidence/70_plots.ipynb #4b7a820e
+@checked
 def save_figure(
     fig: Figure,  # What to write
     name: str,  # File name without a suffix: letters, digits, '-', '_' and '.'
     folder: str | Path | None = None,  # By default `ROBUSTLIT_FIGURES`, else the project's `runs/figures`
 ) -> Path:  # The file
     "Write the figure as `name`.png, whole or not at all."
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"`name` must be a file name of letters, digits, '-', '_' and '.', got {name!r}")
     folder = Path(folder or os.environ.get("ROBUSTLIT_FIGURES") or project_folder() / "runs" / "figures").absolute()
     write_atomically(

@@ -17,6 +17,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -26,7 +27,7 @@ from torch import nn
 
 import robustlit
 from .masking import audit, audit_summary
-from .checks import check_choice
+from .checks import Count, check_choice, check_with, checked, existing, with_columns
 from .data import Dataset
 from .plots import house_style
 from .stressors import SUITES, stress
@@ -49,9 +50,10 @@ def _factory(name: str) -> Callable:
     return getattr(found, check_choice(factory, [n for n in dir(found) if n[0] != "_"], "factory"))
 
 
+@checked
 def named_model(
     name: str,  # "module:factory"
-    weights: str | Path | None = None,  # File of a state dict, as `torch.save` wrote it
+    weights: Annotated[str | Path, existing] | None = None,  # File of a state dict, as `torch.save` wrote it
 ) -> nn.Module:  # In eval mode, on the CPU
     "The model that a factory makes, with its weights; `ValueError` for a name, a file or weights that do not fit."
     made = _factory(name)
@@ -94,8 +96,12 @@ def _panel(ax, part: pd.DataFrame, clean: float):
     ax.legend(fontsize=7)
 
 
+_Rows = Annotated[pd.DataFrame, with_columns("suite", "stressor", "strength", "unit", "accuracy")]
+
+
+@checked
 def stress_figure(
-    rows: pd.DataFrame,  # From `robustlit.stressors.stress`
+    rows: _Rows,  # From `robustlit.stressors.stress`
 ) -> Figure:
     "Accuracy against strength, a panel for each suite and unit."
     parts = [part for _, part in rows[rows["suite"] != "clean"].groupby(["suite", "unit"], sort=False)]
@@ -129,15 +135,16 @@ def _audit_html(checks: pd.DataFrame) -> str:
         f"<tr><td>{html.escape(c)}</td><td>{k}</td><td>{told_red[r]}</td><td>{html.escape(f)}</td></tr>"
         for c, k, r, f in cells
     ]
-    told = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
+    text = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
     head = "<tr><th>check</th><th>kind</th><th></th><th>finding</th></tr>"
-    return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{told}</p><table class=words>{head}{''.join(rows)}</table>"
+    return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{text}</p><table class=words>{head}{''.join(rows)}</table>"
 
 
+@checked
 def report_page(
     title: str,  # Name of the model
-    rows: pd.DataFrame,  # From `stress`
-    checks: pd.DataFrame | None = None,  # From `audit`
+    rows: _Rows,  # From `stress`
+    checks: Annotated[pd.DataFrame, with_columns("check", "kind", "red", "finding")] | None = None,  # From `audit`
 ) -> str:  # A whole HTML page
     "One page: figure, audit and tables."
     clean, buffer = rows.iloc[0], io.BytesIO()
@@ -145,28 +152,31 @@ def report_page(
     fig.savefig(buffer, format="png", dpi=110, facecolor="white")
     plt.close(fig)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    told = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
+    text = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
     audited = (
         "<p>No audit was made: robust accuracies below are upper bounds.</p>" if checks is None else _audit_html(checks)
     )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{told}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
+        f"<h1>{html.escape(title)}</h1><p>{text}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
         f'<img alt="accuracy against strength" src="data:image/png;base64,{picture}">{audited}<h2>Tables</h2>{_wide(rows)}</html>'
     )
 
 # %% ../nbs/robustness/70_report.ipynb #41f1e981
+_Suite = Annotated[str, check_with(lambda v, name: check_choice(v, [*SUITES.names(), "all"], name), "corruption")]
+
+
+@checked
 def write_report(
     model: nn.Module,  # Images in [0, 1] to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     path: str | Path,  # The page to write; the rows go beside it as .csv
-    suite: str = "all",  # "corruptions", "linf", "faults", "noise_blur" or "all"
-    images: int = 200,  # How many to use
+    suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur" or "all"
+    images: Count = 200,  # How many to use
     title: str = "",  # Of the page; the model's class if empty
     audited: bool = True,  # Whether to audit too
 ) -> tuple:  # Rows of `stress`, rows of `audit` (or None)
     "Stress and audit a model and write the page; nothing is written if either fails."
-    check_choice(suite, [*SUITES.names(), "all"], "suite")
     rows = stress(model, data, suite, images)
     checks = audit(model, data, images=images) if audited else None
     with plt.rc_context():

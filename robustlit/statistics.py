@@ -10,12 +10,13 @@ __all__ = ['Interval', 't_interval', 'paired_difference', 'bootstrap_interval', 
 # %% ../nbs/evidence/50_statistics.ipynb #aa957b01
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
-from .checks import check_int, check_number
+from .checks import Seed, above, at_least, below, checked
 
 # %% ../nbs/evidence/50_statistics.ipynb #db90d437
 @dataclass(frozen=True)
@@ -48,18 +49,16 @@ def _vector(values, name):
     return out
 
 
-def _confidence(confidence):
-    if not 0 < check_number(confidence, "confidence", 0, 1) < 1:
-        raise ValueError(f"`confidence` must lie between 0 and 1, such as 0.95, got {confidence}")
-    return float(confidence)
+_Confidence = Annotated[float, above(0), below(1)]
 
 
+@checked
 def t_interval(
     values: Iterable,  # One number a seed
-    confidence: float = 0.95,  # Share of such intervals that cover the true mean
+    confidence: _Confidence = 0.95,  # Share of such intervals that cover the true mean
 ) -> Interval:  # Ends are NaN for a single value
     "The mean over seeds with Student's t interval."
-    v, confidence = _vector(values, "values"), _confidence(confidence)
+    v, confidence = _vector(values, "values"), float(confidence)
     if len(v) == 1:
         return Interval(float(v[0]), np.nan, np.nan, np.nan, 1, confidence)
     sd = float(v.std(ddof=1))
@@ -88,10 +87,11 @@ def _matched(a, b):
     return a, b
 
 
+@checked
 def paired_difference(
-    a,  # Seed to number as a Series or dict, or numbers in the order of the seeds
-    b,  # The other method, the same seeds
-    confidence: float = 0.95,  # Share of such intervals that cover the truth
+    a: Iterable,  # Seed to number as a Series or dict, or numbers in the order of the seeds
+    b: Iterable,  # The other method, the same seeds
+    confidence: _Confidence = 0.95,  # Share of such intervals that cover the truth
 ) -> Interval:  # Of `a` - `b`; `p` is the paired t test's, NaN for one seed
     "How much `a` lies above `b`, by the paired t interval; `ValueError` where the seeds differ."
     d = np.subtract(*_matched(a, b))
@@ -102,16 +102,16 @@ def paired_difference(
     return Interval(got.mean, got.low, got.high, got.sd, got.n, got.confidence, float(p))
 
 # %% ../nbs/evidence/50_statistics.ipynb #255814e6
+@checked
 def bootstrap_interval(
     a: Iterable,  # One score an image, for example 100 where it was right and 0 where not
     b: Iterable | None = None,  # The other network's scores of the same images; then the difference is judged
-    resamples: int = 10_000,  # How often the images are drawn again
-    confidence: float = 0.95,  # Share of such intervals that cover the truth
-    seed: int = 0,  # Of the draws
+    resamples: Annotated[int, at_least(100)] = 10_000,  # How often the images are drawn again
+    confidence: _Confidence = 0.95,  # Share of such intervals that cover the truth
+    seed: Seed = 0,  # Of the draws
 ) -> Interval:  # Of the mean of `a`, or of `a` - `b`
     "The mean over images with its percentile bootstrap interval, paired if `b` is given."
-    check_int(resamples, "resamples", low=100)
-    rng, confidence = np.random.default_rng(check_int(seed, "seed", low=0)), _confidence(confidence)
+    rng, confidence = np.random.default_rng(seed), float(confidence)
     d = _vector(a, "a") if b is None else np.subtract(*_matched(a, b))
     if len(d) < 2 or np.isnan(d).any():
         return Interval(float(d.mean()), np.nan, np.nan, np.nan, len(d), confidence)
@@ -121,8 +121,9 @@ def bootstrap_interval(
     return Interval(float(d.mean()), float(low), float(high), float(d.std(ddof=1)), len(d), confidence)
 
 # %% ../nbs/evidence/50_statistics.ipynb #f58de20e
+@checked
 def holm(
-    pvalues,  # Numbers from 0 to 1, or a Series
+    pvalues: Iterable,  # Numbers from 0 to 1, or a Series
 ):  # The same, adjusted: compare them with the level for the whole family
     "Holm's adjusted p-values, in the order given; a Series keeps its index."
     p = _vector(pvalues, "pvalues")

@@ -6,12 +6,13 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite', 'fault_suite',
-           'noise_blur_suite', 'stress', 'eps_area', 'corruption_error']
+           'noise_blur_suite', 'under', 'in_schema', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -20,22 +21,37 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attacks import attack_images
-from .checks import check_choice, check_int, check_number
-from .corruptions import GROUPS, blur, corrupt, noise
+from robustlit.checks import (
+    Count,
+    Images,
+    Seed,
+    Share,
+    at_least,
+    between,
+    check_choice,
+    check_images,
+    check_labels,
+    checked,
+    one_of,
+    with_columns,
+)
+from .corruptions import CALIBRATIONS, GROUPS, blur, corrupt, noise
 from .data import Dataset, as_images
 from .digest import Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
 
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
+@checked
 def images_and_labels(
     data: Dataset | tuple,  # A `Dataset`, or (images, labels); images as uint8 or as floats in [0, 1]
-    images: int | None = None,  # How many to use, drawn by a fixed seed; all if None
+    images: Count | None = None,  # How many to use, drawn by a fixed seed; all if None
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
     "The test images of `data`."
     x, y = (data.x_test, data.y_test) if isinstance(data, Dataset) else _pair(data)
-    x = as_images(x) if isinstance(x, Tensor) and x.dtype == torch.uint8 else x
-    if images is not None and len(y) > check_int(images, "images", 1):
+    check_labels(y, len(x), name="data")
+    x = as_images(x) if x.dtype == torch.uint8 else x
+    if images is not None and len(y) > images:
         few = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:images].sort().values.to(y.device)
         x, y = x[few], y[few]
     return x, y
@@ -47,6 +63,7 @@ def _pair(data):
     return data
 
 # %% ../nbs/robustness/50_stressors.ipynb #e9ac2059
+@checked
 @dataclass(frozen=True)
 class Stressor:
     "One way of making it hard, at one strength."
@@ -59,15 +76,20 @@ class Stressor:
 
 
 def _corrupted(model, x, y, seed, name, severity, calibration):
-    dice = torch.Generator().manual_seed(seed)
-    return logits_of(model, corrupt(x, name, severity, calibration, dice))
+    generator = torch.Generator().manual_seed(seed)
+    return logits_of(model, corrupt(x, name, severity, calibration, generator))
 
 
+_Severities = tuple[Annotated[int, between(1, 5)], ...]
+_Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
+
+
+@checked
 def corruption_suite(
     model: nn.Module,  # Any
-    x: Tensor,  # The images: MNIST-C's own corruptions are for grey ones
-    severities: tuple = (1, 2, 3, 4, 5),  # Of each
-    calibration: str = "auto",  # One of `robustlit.corruptions.CALIBRATIONS`, or "auto" by channels and size
+    x: Images,  # The images: MNIST-C's own corruptions are for grey ones
+    severities: _Severities = (1, 2, 3, 4, 5),  # Of each
+    calibration: _Calibration = "auto",  # One of `robustlit.corruptions.CALIBRATIONS`, or "auto" by channels and size
 ) -> list:  # Of `Stressor`
     "The nineteen corruptions of Hendrycks & Dietterich (2019), and for grey images the eleven of MNIST-C."
     names = [n for group, members in GROUPS.items() for n in members if group != "mnist_c" or x.shape[1] == 1]
@@ -88,22 +110,26 @@ ATTACK_OPTIONS = dict(
 def _attacked(model, x, y, seed, name, eps, options: dict):
     parts = []
     for i, (a, b) in enumerate(zip(x.split(250), y.split(250))):
-        dice = torch.Generator().manual_seed(seed + i)
-        parts.append(attack_images(model, a, b, eps, name, generator=dice, **options).x)
+        generator = torch.Generator().manual_seed(seed + i)
+        parts.append(attack_images(model, a, b, eps, name, generator=generator, **options).x)
     return logits_of(model, torch.cat(parts))
 
 
+_Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
+_Radii = tuple[Share, ...] | None
+
+
+@checked
 def linf_suite(
     model: nn.Module,  # Any
-    x: Tensor,  # The images: colour ones get the smaller eps
-    eps: tuple | None = None,  # Radii in pixel units; 0.05 to 0.3 for grey, 1/255 to 16/255 for colour if None
-    attacks: tuple = tuple(ATTACK_OPTIONS),  # Of `ATTACK_OPTIONS`
+    x: Images,  # The images: colour ones get the smaller eps
+    eps: _Radii = None,  # Radii in pixel units; 0.05 to 0.3 for grey, 1/255 to 16/255 for colour if None
+    attacks: _Attacks = tuple(ATTACK_OPTIONS),  # Of `ATTACK_OPTIONS`
 ) -> list:  # Of `Stressor`
     "Attacks in the maximum norm."
     radii = (0.05, 0.1, 0.2, 0.3) if x.shape[1] == 1 else (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255)
-    chosen = [check_choice(a, ATTACK_OPTIONS, "attacks") for a in attacks]
     run = lambda a, e: partial(_attacked, name=a, eps=e, options=ATTACK_OPTIONS[a])
-    return [Stressor("linf", a, e, "eps", run(a, e)) for a in chosen for e in (radii if eps is None else eps)]
+    return [Stressor("linf", a, e, "eps", run(a, e)) for a in attacks for e in (radii if eps is None else eps)]
 
 # %% ../nbs/robustness/50_stressors.ipynb #b52b73dd
 def _faulted(model, x, y, seed, where, rate):
@@ -120,10 +146,11 @@ def _has(model, where) -> bool:
         return False
 
 
+@checked
 def fault_suite(
     model: nn.Module,  # Its layers with weights, its batch norm and its activations, as far as it has them
-    x: Tensor,  # Any images
-    rates: tuple = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2),  # Probability that a bit flips
+    x: Images,  # Any images
+    rates: tuple[Share, ...] = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.2),  # Probability that a bit flips
 ) -> list:  # Of `Stressor`
     "Bit flips in weights, in batch norm and in activations."
     run = lambda w, p: partial(_faulted, where=w, rate=p)
@@ -131,11 +158,15 @@ def fault_suite(
     return [Stressor("faults", f"bits of {w}", p, "rate", run(w, p)) for w in places for p in rates]
 
 # %% ../nbs/robustness/50_stressors.ipynb #21bdbeba
+_NotNegative = Annotated[float, at_least(0)]
+
+
+@checked
 def noise_blur_suite(
     model: nn.Module,  # Any
-    x: Tensor,  # Any images
-    sigmas: tuple = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
-    variances: tuple = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
+    x: Images,  # Any images
+    sigmas: tuple[_NotNegative, ...] = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
+    variances: tuple[_NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
 ) -> list:  # Of `Stressor`
     "Gaussian blur and Gaussian noise."
     blurred = lambda model, x, y, seed, s: logits_of(model, blur(x, s).clamp(0, 1))
@@ -146,6 +177,42 @@ def noise_blur_suite(
 
 
 SUITES = Table("suites", corruptions=corruption_suite, linf=linf_suite, faults=fault_suite, noise_blur=noise_blur_suite)
+
+# %% ../nbs/robustness/50_stressors.ipynb #f13bc631
+_suites = {
+    ("clean", ""): ["clean"],
+    ("corruptions", "severity"): [name for members in GROUPS.values() for name in members],
+    ("linf", "eps"): list(ATTACK_OPTIONS),
+    ("minimal", ""): ["deepfool", "jsma", "carlini_wagner", "boundary"],
+    ("noise_blur", "sigma"): ["blur", "report_blur"],
+    ("noise_blur", "variance"): ["noise", "wrapped_noise"],
+}
+
+
+def under(
+    stressor: str,  # "clean", a corruption, an attack, or a kind of blur or noise
+    strength: float | None = None,  # By default 0 for clean images, and none for an attack that knows no bound
+) -> dict:  # suite, stressor, strength, unit
+    "The columns that say what a network was stressed by."
+    known = {name: key for key, names in _suites.items() for name in names}
+    suite, unit = known[check_choice(stressor, list(known), "stressor")]
+    strength = (0.0 if suite == "clean" else float("nan")) if strength is None else float(strength)
+    return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
+
+
+def in_schema(
+    rows: pd.DataFrame,  # As records hold them, of now or of earlier
+    **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
+) -> pd.DataFrame:  # The same in the schema of `stress`
+    "Rows from before there was one schema, with the columns of now."
+    if "suite" in rows:
+        return rows
+    rows = rows.rename(columns=dict(stress="stressor", level="strength") | names)
+    named = rows["stressor"].replace("original", "clean")
+    known = {name: under(name) for name in named.dropna().unique()}
+    told = {k: named.map({name: about[k] for name, about in known.items()}) for k in ("suite", "unit")}
+    told = dict(suite=told["suite"], stressor=named, strength=rows["strength"].astype(float), unit=told["unit"])
+    return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
 
 # %% ../nbs/robustness/50_stressors.ipynb #a5cb74c7
 def _suite(suite, model, x) -> list:
@@ -160,16 +227,17 @@ def _suite(suite, model, x) -> list:
     return chosen
 
 
+@checked
 def stress(
     model: nn.Module,  # Images in [0, 1] to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     suite: str | list = "corruptions",  # "corruptions", "linf", "faults", "noise_blur", "all", or a list of `Stressor`
-    images: int | None = 1000,  # How many to use; all if None
-    seed: int = 0,  # Of noise, random starts and bit flips
+    images: Count | None = 1000,  # How many to use; all if None
+    seed: Seed = 0,  # Of noise, random starts and bit flips
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
-    check_int(seed, "seed", 0)
+    check_images(x, "data")
     check_model(model, x, y)
     rows = []
     with torch.random.fork_rng(), eval_mode(model):
@@ -182,10 +250,11 @@ def stress(
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38
+@checked
 def eps_area(
-    eps: np.ndarray,  # Radii (k,), rising, at least two above 0
-    accuracy: np.ndarray,  # Percent (k,)
-    floor: float = 1e-4,  # Smallest accuracy that counts, as a share
+    eps: Sequence | np.ndarray,  # Radii (k,), rising, at least two above 0
+    accuracy: Sequence | np.ndarray,  # Percent (k,)
+    floor: Annotated[float, between(1e-300, 0.5)] = 1e-4,  # Smallest accuracy that counts, as a share
 ) -> dict:  # `log` and `raw`, from 0 to 1
     "Area under accuracy against eps, on logarithmic axes and on plain ones (final report, figure 6)."
     eps, share = np.asarray(eps, float), np.asarray(accuracy, float) / 100
@@ -196,11 +265,14 @@ def eps_area(
             f"`accuracy` must be percent from 0 to 100, got {100 * share.min():g} to {100 * share.max():g}"
         )
     eps = np.maximum(eps, 0.9 * eps[eps > 0].min())
-    share, log_eps = share.clip(check_number(floor, "floor", 1e-300, 0.5)), np.log(eps)
+    share, log_eps = share.clip(floor), np.log(eps)
     area = np.trapezoid(np.log(share / floor), log_eps) / (log_eps[-1] - log_eps[0])
     return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/robustness/50_stressors.ipynb #e01d12e5
+_Rows = Annotated[pd.DataFrame, with_columns("suite", "stressor", "accuracy")]
+
+
 def _errors(rows: pd.DataFrame) -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
@@ -210,9 +282,10 @@ def _errors(rows: pd.DataFrame) -> tuple:
     return 100 - part.groupby("stressor", sort=False)["accuracy"].mean(), clean
 
 
+@checked
 def corruption_error(
-    rows: pd.DataFrame,  # From `stress`
-    reference: pd.DataFrame | None = None,  # The same of a reference network
+    rows: _Rows,  # From `stress`
+    reference: _Rows | None = None,  # The same of a reference network
 ) -> (
     pd.DataFrame
 ):  # A row a corruption and the mean; error and relative (percent of the reference's, else percentage points)

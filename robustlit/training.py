@@ -69,12 +69,12 @@ class Learner:
     @checked
     def __init__(
         self,
-        net: nn.Module,  # Images in [0, 1] to logits
+        model: nn.Module,  # Images in [0, 1] to logits
         opt: torch.optim.Optimizer,  # Over the network's parameters
         callbacks: Iterable[Callback] = (),  # In any order; sorted by their `order`
         loss_func: Callable = F.cross_entropy,  # (logits, labels) to a scalar
     ):
-        self.net, self.opt, self.loss_func, self.epoch = net, opt, loss_func, 0
+        self.model, self.opt, self.loss_func, self.epoch = model, opt, loss_func, 0
         self.callbacks = sorted(callbacks, key=lambda cb: cb.order)
 
     @checked
@@ -94,11 +94,11 @@ class Learner:
         try:
             self.notify("before_fit")
             while self.epoch < self.epochs:
-                self.net.train()
+                self.model.train()
                 self.notify("before_epoch")
                 for self.xb, self.yb in batches:
                     self.notify("before_batch")
-                    self.logits = self.net(self.xb)
+                    self.logits = self.model(self.xb)
                     self.loss = self.loss_func(self.logits, self.yb)
                     self.notify("after_loss")
                     self.opt.zero_grad()
@@ -141,7 +141,7 @@ class Recorder(Callback):
             epoch=learn.epoch, train_loss=float(self.loss) / self.n, train_accuracy=100 * int(self.right) / self.n
         )
         if self.valid is not None:
-            got = evaluate(learn.net, self.valid)
+            got = evaluate(learn.model, self.valid)
             row |= dict(valid_loss=got["loss"], valid_accuracy=got["accuracy"])
         self.rows.append(row)
 
@@ -233,7 +233,7 @@ class Checkpoint(Callback):
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         if len(state["callbacks"]) != len(learn.callbacks):
             raise ValueError(f"{self.path} was written with other callbacks; remove the file or list the same ones")
-        learn.net.load_state_dict(state["net"])
+        learn.model.load_state_dict(state["model"])
         learn.opt.load_state_dict(state["opt"])
         learn.epoch = state["epoch"]
         for cb, kept in zip(learn.callbacks, state["callbacks"]):
@@ -247,7 +247,9 @@ class Checkpoint(Callback):
         if learn.epoch % self.every and learn.epoch < learn.epochs:
             return
         shuffle = getattr(learn.batches, "generator", None)
-        state = dict(net=learn.net.state_dict(), opt=learn.opt.state_dict(), epoch=learn.epoch, random=random_state())
+        state = dict(
+            model=learn.model.state_dict(), opt=learn.opt.state_dict(), epoch=learn.epoch, random=random_state()
+        )
         state["callbacks"] = [cb.state_dict() for cb in learn.callbacks]
         state["shuffle"] = None if shuffle is None else shuffle.get_state()
         save_atomically(state, self.path)

@@ -14,7 +14,7 @@ import importlib
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ import pandas as pd
 from torch import nn
 
 import robustlit
-from .checks import check_choice
+from .checks import Seed, check_choice, check_values, checked
 from .digest import Table
 from .models import load_or_train, network_path
 
@@ -112,11 +112,12 @@ def _forecast(name: str, settings: dict, seconds: float | None, log: Path) -> st
     return "how long that takes is not known yet"
 
 # %% ../nbs/learning/50_zoo.ipynb #4f644fb0
+@checked
 @contextmanager
 def timed_training(
     name: str,  # Of the network: "<paper>/<name>"
-    parameters: dict,  # All arguments of its function
-    folder: Path,  # Where networks are filed
+    parameters: Mapping,  # All arguments of its function
+    folder: str | Path,  # Where networks are filed
     seconds: float | None = None,  # What it takes, if these are settings for which that has been measured
 ):
     "Say how long a training is going to take, and note how long it took."
@@ -139,23 +140,28 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
         takes = ", ".join(inspect.signature(fn).parameters)
         raise TypeError(f"{known.name} takes {takes}: {err}") from err
     bound.apply_defaults()
+    check_values(fn, bound.arguments)
     made = fn(**bound.arguments)
     if isinstance(made, nn.Module):
         return made.eval()
-    net, train = made
+    model, train = made
     path, usual = network_path(fn, bound.arguments), known.settings
     measured = all(v == usual[k] for k, v in bound.arguments.items() if k != "seed")
 
-    def timed(net):
+    def timed(model):
         with timed_training(known.name, bound.arguments, path.parent, known.seconds if measured else None):
-            train(net)
+            train(model)
 
-    return load_or_train(net, timed, path)
+    return load_or_train(model, timed, path)
 
 
+_Pairs = tuple[tuple[str, str], ...]
+
+
+@checked
 def network(
     parent: str | None = None,  # What it was before the treatment: "<paper>/<name>", or a name of the same paper
-    views: tuple = LOGITS,  # Pairs (view, loss) in which it is attacked, first the one that is quoted
+    views: _Pairs = LOGITS,  # Pairs (view, loss) in which it is attacked, first the one that is quoted
     seconds: float | None = None,  # What training was measured to take with the defaults, on one core
 ) -> Callable:  # A decorator
     "Give a network its name; the function from then on trains it once and finds it filed."
@@ -180,6 +186,7 @@ def network(
     return decorate
 
 # %% ../nbs/learning/50_zoo.ipynb #7145db53
+@checked
 def find_network(
     name: str,  # "<paper>/<name>", or a short name
     paper: str | None = None,  # Whose networks come first
@@ -200,9 +207,10 @@ def find_network(
     return _networks[meant[0]]
 
 
+@checked
 def load_network(
     name: str,  # "<paper>/<name>", or a short name
-    seed: int = 0,  # Of weights, order, and whatever else is random
+    seed: Seed = 0,  # Of weights, order, and whatever else is random
     data: str = "mnist",  # A name that `load` knows
     paper: str | None = None,  # Whose networks come first, if the name is short
     **settings,  # What else the network's function takes; see `networks`
@@ -211,6 +219,7 @@ def load_network(
     return find_network(name, paper).make(seed=seed, data=data, **settings)
 
 
+@checked
 def views_of(
     name: str,  # "<paper>/<name>", or a short name
     paper: str | None = None,  # Whose networks come first, if the name is short
@@ -219,6 +228,7 @@ def views_of(
     return list(find_network(name, paper).views)
 
 # %% ../nbs/learning/50_zoo.ipynb #f7fb6f7a
+@checked
 def networks(
     paper: str | None = None,  # Only this paper's
 ) -> pd.DataFrame:  # A row a network: name (index), parent, views, settings, description

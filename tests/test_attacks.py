@@ -566,19 +566,19 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(target="worst"), ValueError, "`target` is unknown"),
         (dict(target=lambda y: y), ValueError, "`target` must differ"),
         (dict(target=lambda y: y + 10), ValueError, "`target` must hold labels"),
-        (dict(net=lambda net: net.forward), TypeError, "`net` must be a torch.nn.Module"),
-        (dict(net=lambda net: nn.Flatten(0)), ValueError, "`net` must give logits"),
-        (dict(net=lambda net: nn.Sequential(net, nn.Threshold(1e9, float("nan")))), ValueError, "finite logits"),
+        (dict(model=lambda net: net.forward), TypeError, "`model` must be a torch.nn.Module"),
+        (dict(model=lambda net: nn.Flatten(0)), ValueError, "`model` must give logits"),
+        (dict(model=lambda net: nn.Sequential(net, nn.Threshold(1e9, float("nan")))), ValueError, "finite logits"),
         (dict(attack="square", queries=1), ValueError, "`queries`"),
         (dict(attack="transfer", surrogates=[]), TypeError, "`surrogates`"),
     ],
 )
 def test_bad_input_is_refused(trained, change, error, message):
     net, x, y = trained
-    call = dict(net=net, x=x, y=y, eps=[0.1], steps=2) | change
+    call = dict(model=net, x=x, y=y, eps=[0.1], steps=2) | change
     if call.get("attack") in ("square", "transfer"):
         call.pop("steps")
-    for name, given in (("net", net), ("x", x), ("y", y), ("target", y)):
+    for name, given in (("model", net), ("x", x), ("y", y), ("target", y)):
         if callable(call.get(name)) and not isinstance(call[name], nn.Module):
             call[name] = call[name](given)
     before = spy(net)

@@ -41,7 +41,7 @@ from robustlit.sleep.ablation import STEPS, SWITCHES, ablation, mixed
 from robustlit.sleep.baselines import IMAGES, WEIGHTS, training_part
 from robustlit.sleep.baselines import test_part as held_out  # under its own name pytest would take it for a test
 from robustlit.sleep.cifar_convnet import cifar_convnet, learned_convnet
-from robustlit.sleep.class_incremental import brings_back, class_incremental, class_pairs
+from robustlit.sleep.class_incremental import brings_back, class_incremental
 from robustlit.sleep.defences import (
     SIGMAS,
     VARIANCES,
@@ -49,6 +49,7 @@ from robustlit.sleep.defences import (
     authors_blur,
     distil,
     distorted_copies,
+    distortion,
     report_blur,
     soft_labels,
     softened_loss,
@@ -66,7 +67,6 @@ from robustlit.sleep.noise_blur_fgsm import (
     constant_under_fgsm,
     control_curves,
     distillation_is_strongest,
-    distortion,
     gain,
     lowest_view,
     noise_blur_fgsm,
@@ -80,6 +80,7 @@ from robustlit.sleep.stdp import REPORT, RULES, Night, masked_mean_dream, sleep
 from robustlit.sleep.strong_attacks import BOUNDED, NEAREST, bounded, nearest, strong_attacks
 from robustlit.sleep.unit_removal import METHODS, unit_removal, without_units
 from robustlit.statistics import paired_difference
+from robustlit.streams import class_pairs
 from robustlit.training import set_seed
 from robustlit.zoo import find_network, load_network, networks
 from robustlit.zoo import views_of as zoo_views_of
@@ -244,7 +245,7 @@ def test_levels_by_default_are_the_reports():
 
 
 def test_unknown_copies_are_refused():
-    with pytest.raises(ValueError, match="`how` is unknown"):
+    with pytest.raises(ValueError, match="`kind` is unknown"):
         distorted_copies(pixels(2, 1, 4, 4), "adversarial", seeded())
 
 
@@ -639,12 +640,12 @@ def test_what_falls_asleep_between_the_readings(monkeypatch, start, switch, netw
     whose = "authors" if network == "authors" else "report"
     assert seen[0] == network and torch.equal(x, training_part(whose, "digits")[0])
     assert rule == dataclasses.replace(mixed(start, switch), steps=40)
-    assert list(zip(rows.stress, rows.level)) == [("clean", 0.0), ("blur", 2.5), ("noise", 0.5), ("fgsm", 0.1)]
+    assert list(zip(rows.stressor, rows.strength)) == [("clean", 0.0), ("blur", 2.5), ("noise", 0.5), ("fgsm", 0.1)]
 
 
 @pytest.mark.parametrize("start, switch, parent", [("authors", "gate", "authors"), ("report", "division", "control")])
 def test_an_ablation_by_hand(start, switch, parent):
-    rows = ablation(start, switch, 0, 60, **ABLE, images=90).set_index("stress")
+    rows = ablation(start, switch, 0, 60, **ABLE, images=90).set_index("stressor")
     net, (x, y) = rival(parent, 0, **ABLE), held_out("digits", 90)
     whose = "authors" if parent == "authors" else "report"
     night = sleep(net, training_part(whose, "digits")[0], mixed(start, switch), seeded(0), steps=60)
@@ -681,10 +682,10 @@ def hand_made_square(z, y):
 def test_noise_blur_fgsm_rows_by_hand():
     rows = noise_blur_fgsm("authors", 0, **ABLE, images=80)
     net, (x, y) = rival("authors", 0, **ABLE), held_out("digits", 80)
-    assert not rows.duplicated(["stress", "level", "view", "loss"]).any() and (rows.n == 80).all()
+    assert not rows.duplicated(["stressor", "strength", "view", "attack_loss"]).any() and (rows.n == 80).all()
     assert len(rows) == sum(map(len, LEVELS.values())) + len(EPS) * (len(views_of("authors")) + 1)
     right = lambda net, x: percent_right(net, x, y)
-    table = rows.set_index(["stress", "level", "view", "loss"]).sort_index()
+    table = rows.set_index(["stressor", "strength", "view", "attack_loss"]).sort_index()
     assert right(net, x) > 60
     for stress, level in (("blur", 1.5), ("report_blur", 1.0), ("noise", 0.1), ("wrapped_noise", 1.0), ("noise", 0.0)):
         shown = distortion(x, stress, level, 0)
@@ -773,7 +774,7 @@ def test_the_nearest_wrong_image_of_a_constant_reader(digits, monkeypatch):
     monkeypatch.setattr(strong_attacks_module, "NEAREST", cheap)
     x, y = as_images(digits.x_test[:10]), torch.tensor([7, 7, 7, 7, 7, 7, 7, 0, 1, 2])
     rows = nearest(constant(7), x, y)
-    assert rows.attack.tolist() == ["deepfool", "jsma", "carlini_wagner", "boundary"]
+    assert rows.stressor.tolist() == ["deepfool", "jsma", "carlini_wagner", "boundary"]
     assert (rows.accuracy == 70).all() and (rows.n == 10).all()
     assert rows[["l0", "l2", "linf"]].isna().all().all()  # most are never broken: no median
     rows = nearest(constant(7), x, y.flip(0) % 7)
@@ -791,7 +792,7 @@ def test_distances_by_hand(digits):
         net[1].bias[1] += 2 * ahead.min()
     margin = (net(x)[:, 0] - net(x)[:, 1]).detach()
     assert (margin > 0).all()
-    rows = nearest(net, x, y).set_index("attack")
+    rows = nearest(net, x, y).set_index("stressor")
     want = float(np.median(margin / (2 * w.norm())))
     assert rows.l2["deepfool"] == pytest.approx(1.05 * want, rel=5e-3)  # the overshoot is five percent
     assert want <= rows.l2["carlini_wagner"] <= 1.3 * want and (rows.l2 > 0.999 * want).all()
@@ -800,9 +801,9 @@ def test_distances_by_hand(digits):
 def test_bounded_rows(digits):
     net, x, y = constant(0), as_images(digits.x_test[:10]), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
     rows = bounded(net, x, y)
-    assert not rows.duplicated(["attack", "eps"]).any() and set(rows.attack) == {name for name, _ in BOUNDED}
-    assert (rows.n == np.where(rows.attack == "square", 4, 10)).all()
-    assert (rows.accuracy == np.where(rows.attack == "square", 100.0, 40.0)).all()
+    assert not rows.duplicated(["stressor", "strength"]).any() and set(rows.stressor) == {name for name, _ in BOUNDED}
+    assert (rows.n == np.where(rows.stressor == "square", 4, 10)).all()
+    assert (rows.accuracy == np.where(rows.stressor == "square", 100.0, 40.0)).all()
 
 
 def test_strong_attacks_are_on_the_first_view(monkeypatch):
@@ -847,7 +848,7 @@ def test_gradient_masking_audits_every_view(monkeypatch):
 
 
 def test_pairs_of_classes(digits):
-    tasks, again, other = (class_pairs("digits", 30, seeded(s)) for s in (0, 0, 1))
+    tasks, again, other = (class_pairs(digits, 30, seeded(s)) for s in (0, 0, 1))
     assert [sorted(t.y_train.unique().tolist()) for t in tasks] == [[k, k + 1] for k in range(0, 10, 2)]
     for k, (a, b, c) in enumerate(zip(tasks, again, other)):
         assert len(a.x_train) == len(a.y_train) == 30 and torch.equal(a.x_train, b.x_train)
@@ -856,9 +857,9 @@ def test_pairs_of_classes(digits):
         assert len(a.x_test) == mine and (a.y_test // 2 == k).all()
         known = {(tuple(x.flatten().tolist()), int(y)) for x, y in zip(digits.x_train, digits.y_train)}
         assert all((tuple(x.flatten().tolist()), int(y)) in known for x, y in zip(a.x_train.cpu(), a.y_train.cpu()))
-    assert sum(len(t.x_train) for t in class_pairs("digits", 10**6)) == len(digits.x_train)
+    assert sum(len(t.x_train) for t in class_pairs(digits, 10**6)) == len(digits.x_train)
     with pytest.raises(ValueError, match="`per_task`"):
-        class_pairs("digits", 0)
+        class_pairs(digits, 0)
 
 
 PAIRS = dict(data="digits", hidden=(20, 16), per_task=40, epochs=3, batch_size=10)
@@ -921,7 +922,7 @@ def test_benchmark_rows_by_hand():
     assert len(rows) == 5 * 2 * 6 and not rows.duplicated(["after", "bn", "on"]).any()
     table = rows.set_index(["after", "bn", "on"]).accuracy
     generator = set_seed(2)
-    tasks = class_pairs("digits", 40, generator)
+    tasks = class_pairs(load("digits", valid=0), 40, generator)
     net = binary_mlp(64, (24, 20), 10).to(tasks[0].x_train.device)
     days = []
     for after, shot in enumerate(learn(net, tasks, 2, 10, generator, 1.35), 1):
@@ -979,7 +980,7 @@ def test_unit_removal_rows_by_hand():
     opened = (slept[1](x.flatten(1))[:, fired] > 0).any(0).double().mean()
     assert rows["awake"].still_open.tolist() == pytest.approx([100 * float(opened)] * 7)
     for method, df in rows.items():
-        table = df.set_index(["stress", "level"])
+        table = df.set_index(["stressor", "strength"])
         assert (df.units == len(fired)).all() and (df.n == 60).all() and len(df) == len(table.index.unique()) == 7
         if method in networks:
             for stress, level in table.index:
@@ -1064,14 +1065,14 @@ def test_the_score_by_hand():
     rows = pd.DataFrame(
         [("blur", 0.0, 90.0), ("noise", 0.0, 80.0), ("blur", 1.0, 60.0), ("blur", 2.0, 30.0), ("noise", 0.1, 9.0)]
         + [("fgsm", 0.1, 1000.0)],
-        columns=["stress", "level", "accuracy"],
+        columns=["stressor", "strength", "accuracy"],
     )
     assert score(rows) == pytest.approx((85 + 45 + 9) / 3)
 
 
 def test_stressed_rows(digits):
     net, x, y = rival("control", 0, **ABLE), *held_out("digits", 60)
-    rows = stressed(net, x, y, 3, (0.0, 1.0), (0.0, 0.2), (0.1,)).set_index(["stress", "level"])
+    rows = stressed(net, x, y, 3, (0.0, 1.0), (0.0, 0.2), (0.1,)).set_index(["stressor", "strength"])
     assert rows.index.tolist() == [("blur", 0.0), ("blur", 1.0), ("noise", 0.0), ("noise", 0.2)] + [
         ("fgsm", 0.1),
         ("random_sign", 0.1),
@@ -1101,7 +1102,7 @@ def test_what_a_search_found_by_hand(by):
 
 def test_what_was_tested_is_compared_with_awake_seed_by_seed():
     rows = [
-        dict(part="test", size=size, network=network, seed=seed, stress=stress, level=1.0)
+        dict(part="test", size=size, network=network, seed=seed, stressor=stress, strength=1.0)
         | dict(accuracy=50.0 + seed + (network == "slept") * (size + 0.1 * seed))
         | dict(red="a check" if size == 2 and network == "awake" and seed else "none")
         for size, network, seed, stress in itertools.product((1, 2), ("slept", "awake"), range(3), ("blur", "fgsm"))
@@ -1175,8 +1176,8 @@ def test_tables_of_searched_sleep(name, audited):
     trials, tests = rows[rows.part == "search"], rows[rows.part == "test"]
     assert len(trials) + len(tests) == len(rows) and set(tests.network) == set(networks)
     assert trials.trial.tolist() == [0, 1, 2] and (trials.search_s > 0).all() and trials.search_s.nunique() == 1
-    assert not tests.duplicated(["network", "stress", "level"]).any() and (tests.n == n).all()
-    by = tests.pivot(index=["stress", "level"], columns="network", values="accuracy")
+    assert not tests.duplicated(["network", "stressor", "strength"]).any() and (tests.n == n).all()
+    by = tests.pivot(index=["stressor", "strength"], columns="network", values="accuracy")
     assert by.notna().all().all() and {"fgsm", "random_sign", "blur", "noise"} == set(by.index.get_level_values(0))
     assert sorted(by.loc["fgsm"].index) == pytest.approx(sorted(MODULES[name].EPS))
     if trials.score.max() == trials.score.iloc[0]:  # no rule was better: staying awake is handed over
@@ -1421,7 +1422,7 @@ def measured(accuracy, networks, most_given=50.0, decoy=0.0, seeds=5):
             for level, (view, loss) in itertools.product(levels, views):
                 value = accuracy(network, stress, level) + spread + decoy * (k == 0 and (view, loss) != views[0])
                 most = most_given(network, stress, level) if callable(most_given) else most_given
-                about = dict(network=network, seed=seed, stress=stress, level=level, view=view, loss=loss)
+                about = dict(network=network, seed=seed, stressor=stress, strength=level, view=view, attack_loss=loss)
                 rows.append(about | dict(accuracy=value, most_given=most))
     return pd.DataFrame(rows)
 
@@ -1432,15 +1433,15 @@ SURE, UNSURE = 1.0, 0.96  # mean differences just beyond and just within 0.98
 def test_the_difference_is_paired_over_seeds():
     rows = measured(lambda n, s, v: 60.0 + (n == "sleep") * (1 - v), ("sleep", "authors"), decoy=-30.0)
     for stress in ("blur", "fgsm"):
-        table = gain(rows, "sleep", "authors", stress).set_index("level")
-        first = rows[(rows.stress == stress) & (rows["view"] == "logits") & (rows.loss != "square")]
-        assert table.index.tolist() == sorted(table.index) and (table.n == 5).all() and (table.stress == stress).all()
+        table = gain(rows, "sleep", "authors", stress).set_index("strength")
+        first = rows[(rows.stressor == stress) & (rows["view"] == "logits") & (rows.attack_loss != "square")]
+        assert table.index.tolist() == sorted(table.index) and (table.n == 5).all() and (table.stressor == stress).all()
         for level, row in table.iterrows():
             one, other = (first[(first.network == n) & (first.level == level)].accuracy for n in ("sleep", "authors"))
             test = scipy.stats.ttest_rel(one, other)
             assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *test.confidence_interval()))
             assert row.p == pytest.approx(test.pvalue)
-    told = gain(rows, "sleep", "authors", "blur").set_index("level").told
+    told = gain(rows, "sleep", "authors", "blur").set_index("strength").effect
     assert told[0.0] == "better" and told[1.0] == "not told apart" and told[2.0] == "worse"
     assert told[0.5] == "not told apart"
 
@@ -1567,7 +1568,7 @@ def test_b6_distillation_must_surely_help_the_convolutional_network(more, outcom
 def test_the_lowest_view_is_found_seed_by_seed(decoy):
     rows = measured(lambda n, s, v: 60.0, ("sleep", "authors"), decoy=decoy)
     low = lowest_view(rows)
-    assert len(low) == 2 * 5 * len(EPS) and set(low.stress) == {"fgsm"}
+    assert len(low) == 2 * 5 * len(EPS) and set(low.stressor) == {"fgsm"}
     one = low[(low.network == "sleep") & (low.seed == 0) & (low.level == 0.1)].accuracy.item()
     assert one == 60 - 3 + min(decoy, 0)
     table = gain(low, "sleep", "authors", "fgsm", ("lowest", "any"))

@@ -11,9 +11,10 @@ from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.evaluation import accuracy
 from robustlit.metaplasticity.adversarial_robustness import PROBES, adversarial_robustness, situations
-from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, permute, seen_by
+from robustlit.metaplasticity.common_corruptions import CHANGED, REPORTED, common_corruptions, seen_by
 from robustlit.metaplasticity.continual import learned, networks_path
 from robustlit.metaplasticity.gradient_masking import gradient_masking
+from robustlit.streams import permute
 
 TINY = dict(data="digits", n_tasks=2, width=32, epochs=2, batch_size=50)
 PARAMETERS = TINY | dict(meta=1.35, seed=3, gamma_init="ones", network="binary", first_identity=True)
@@ -64,9 +65,9 @@ def test_each_day_is_another_network(life):
     first, last = (life.days[k].weights["1.weight"] for k in (0, 1))
     assert not torch.equal(first, last)
     life.at(1)
-    assert torch.equal(life.net.state_dict()["1.weight"], first)
+    assert torch.equal(life.model.state_dict()["1.weight"], first)
     life.at(2)
-    assert torch.equal(life.net.state_dict()["1.weight"], last)
+    assert torch.equal(life.model.state_dict()["1.weight"], last)
 
 
 def test_the_hidden_weights_are_kept_not_their_signs(life):
@@ -133,17 +134,17 @@ def test_the_reading_changes_what_it_says_and_nothing_else():
 
 def test_corrupted_rows(life):
     rows = common_corruptions(seed=3, images=60, severities=(1, 3), **TINY)
-    keys = ["order", "reading", "corruption", "severity", "on", "bn"]
+    keys = ["order", "reading", "stressor", "strength", "on", "bn"]
     assert not rows.duplicated(keys).any() and rows.notna().all().all() and (rows.n == 60).all()
-    assert set(rows.corruption) == {"original", *REPORTED} and len(REPORTED) == 19
+    assert set(rows.stressor) == {"clean", *REPORTED} and len(REPORTED) == 19
     camera = rows[(rows.order == "corrupt_first") & (rows.reading == "corrected")]
-    assert set(camera.severity) == {1, 3} and set(rows[rows.order == "permute_first"].severity) == {1}
+    assert set(camera.strength) == {1, 3} and set(rows[rows.order == "permute_first"].strength) == {1}
     part = load("digits", valid=0).subset(n_test=60)
     x, y = as_images(part.x_test), part.y_test
     by_hand = accuracy(life.at(2, 2), permute(x, life.tasks[1].permutation), y)
-    assert rows.query("corruption == 'original' and on == 2").accuracy.tolist() == [by_hand] * 2
+    assert rows.query("stressor == 'clean' and on == 2").accuracy.tolist() == [by_hand] * 2
     shown = seen_by(x, life.tasks[1].permutation, "snow", 3, seed=3)
-    chosen = camera.query("corruption == 'snow' and on == 2 and severity == 3 and bn == 'own'")
+    chosen = camera.query("stressor == 'snow' and on == 2 and strength == 3 and bn == 'own'")
     assert chosen.accuracy.item() == accuracy(life.at(2, 2), shown, y)
 
 
@@ -167,9 +168,9 @@ def test_situations():
 
 def test_attacked_rows(life):
     rows = adversarial_robustness(seed=3, images=60, **TINY)
-    assert not rows.duplicated(["after", "on", "bn", "attack", "loss", "eps"]).any()
+    assert not rows.duplicated(["after", "on", "bn", "stressor", "attack_loss", "strength"]).any()
     assert len(rows) == len(situations(2)) * sum(len(eps) for _, _, eps, _ in PROBES)
-    table = rows[rows.attack == "fgsm"].pivot_table("accuracy", ["after", "on", "bn"], ["loss", "eps"])
+    table = rows[rows.stressor == "fgsm"].pivot_table("accuracy", ["after", "on", "bn"], ["attack_loss", "strength"])
     part = load("digits", valid=0).subset(n_test=60)
     clean = accuracy(life.at(1, 1), as_images(part.x_test), part.y_test)
     assert table.loc[(1, 1, "own"), ("ce", 0.0)] == pytest.approx(clean)
@@ -207,9 +208,7 @@ def corruption_rows(early, last=90.0, camera=None):
                         for on in range(1, 7):
                             shown = (camera or early)[meta] if order == "corrupt_first" else value
                             shown = shown if on < 6 else (last if not callable(last) else last(meta))
-                            about = dict(
-                                seed=seed, meta=meta, corruption=name, order=order, reading=reading, severity=1
-                            )
+                            about = dict(seed=seed, meta=meta, stressor=name, order=order, reading=reading, strength=1)
                             rows.append(about | dict(on=on, n_tasks=6, bn="last", accuracy=shown + 0.1 * seed))
     return pd.DataFrame(rows)
 
@@ -239,7 +238,15 @@ def attack_rows(accuracy):
                     for eps in (0.0, 0.05, 0.1, 0.15, 0.2):
                         value = accuracy(after, bn, attack, eps, meta) + 0.01 * seed
                         about = dict(
-                            seed=seed, meta=meta, after=after, on=1, n_tasks=6, bn=bn, attack=attack, loss=loss, eps=eps
+                            seed=seed,
+                            meta=meta,
+                            after=after,
+                            on=1,
+                            n_tasks=6,
+                            bn=bn,
+                            stressor=attack,
+                            attack_loss=loss,
+                            strength=eps,
                         )
                         rows.append(about | dict(accuracy=value))
     return pd.DataFrame(rows)

@@ -398,16 +398,16 @@ def test_another_device_flips_the_same(where, floats):
         (dict(bits=1.5), TypeError, "bits"),
         (dict(generator=7), TypeError, "torch.Generator"),
         (dict(binary=["x"]), ValueError, "binary"),
-        (dict(net=3), TypeError, "torch.nn.Module"),
-        (dict(net=nn.Flatten()), ValueError, "no weights"),
-        (dict(net=nn.Linear(2, 2), where="batch_norm"), ValueError, "no batch norm"),
-        (dict(net=nn.Linear(2, 2), where="activations"), ValueError, "no activations"),
-        (dict(net=BinaryLinear(2, 2), bits="mantissa"), ValueError, "must include the sign"),
+        (dict(model=3), TypeError, "torch.nn.Module"),
+        (dict(model=nn.Flatten()), ValueError, "no weights"),
+        (dict(model=nn.Linear(2, 2), where="batch_norm"), ValueError, "no batch norm"),
+        (dict(model=nn.Linear(2, 2), where="activations"), ValueError, "no activations"),
+        (dict(model=BinaryLinear(2, 2), bits="mantissa"), ValueError, "must include the sign"),
     ],
 )
 def test_bad_input_is_refused(change, error, says, floats):
-    good = dict(net=floats, rate=0.1, where="weights", layers="4", bits=None, generator=seeded(), binary=None)
-    if "net" in change or "where" in change:
+    good = dict(model=floats, rate=0.1, where="weights", layers="4", bits=None, generator=seeded(), binary=None)
+    if "model" in change or "where" in change:
         good["layers"] = None
     before = memory(floats)
     with faulty(**good):
@@ -433,7 +433,7 @@ def test_bad_input_is_refused(change, error, says, floats):
 )
 def test_a_curve_refuses_bad_input(change, error, says, floats):
     x, y = images()
-    good = dict(net=floats, x=x, y=y, rates=[0.1], draws=1, generator=seeded())
+    good = dict(model=floats, x=x, y=y, rates=[0.1], draws=1, generator=seeded())
     fault_curve(**good)
     with pytest.raises(error) as e:
         fault_curve(**good | change)

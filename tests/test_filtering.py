@@ -367,7 +367,7 @@ def test_fast_logits_and_gradients_are_those_of_the_plain_loop(name, layer, memo
 def test_fast_map_is_the_independent_loop(name, adversary):
     net, (x, y), layer, eps = lively(name), images(6), CUTS[name][1], 0.1
     rows = filter_map(net, (x, y), layer, thresholds=3, eps=eps, adversary=adversary, chunk=2, batch_size=4)
-    assert set(rows.how[2:]) == {"batched"} and len(rows) == 2 + 2 * 9
+    assert set(rows.engine[2:]) == {"batched"} and len(rows) == 2 + 2 * 9
     weight = filterable_layers(net)[layer].weight
     fgsm = lambda: attack_images(net, x, y, eps, "fgsm", early_stop=False).x
     share = lambda v: 100 * (net(v).argmax(1) == y).double().mean().item()
@@ -387,7 +387,7 @@ def test_chunk_batch_and_engine_change_nothing(small):
     data = images(10)
     how = dict(thresholds=5, eps=0.05)
     tables = [filter_map(small, data, chunk=c, batch_size=b, **how) for c, b in ((1, 3), (4, 10), (50, 7))]
-    tables.append(filter_map(small, data, engine="plain", **how).assign(how=tables[0].how))
+    tables.append(filter_map(small, data, engine="plain", **how).assign(engine=tables[0].engine))
     for t in tables[1:]:
         assert t.equals(tables[0])
 
@@ -447,8 +447,8 @@ def test_other_peoples_networks(kind, how):
     torch.manual_seed(0)
     net, data = kind().eval(), images(9)
     fast, plain = (filter_map(net, data, thresholds=4, eps=0.05, engine=e) for e in ("auto", "plain"))
-    assert fast.drop(columns="how").equals(plain.drop(columns="how"))
-    assert how is None or set(fast.how[2:]) == how
+    assert fast.drop(columns="engine").equals(plain.drop(columns="engine"))
+    assert how is None or set(fast.engine[2:]) == how
 
 
 def test_networks_that_no_paper_uses():
@@ -460,7 +460,7 @@ def test_networks_that_no_paper_uses():
     layers = ["features.4.block.1.0"], ["conv_proj", "encoder.layers.encoder_layer_1.mlp.0", VIT_ATTENTION]
     for net, chosen, how in zip((mobile, vit), layers, wanted):
         fast, plain = (filter_map(net, data, chosen, thresholds=3, eps=0.05, engine=e) for e in ("auto", "plain"))
-        assert fast.drop(columns="how").equals(plain.drop(columns="how")) and set(fast.how[2:]) == how
+        assert fast.drop(columns="engine").equals(plain.drop(columns="engine")) and set(fast.engine[2:]) == how
 
 
 def test_global_scope_filters_all_layers(small):
@@ -478,14 +478,14 @@ def test_global_scope_filters_all_layers(small):
 def test_other_attacks_and_released_choices(small):
     data = images(6)
     rows = filter_map(small, data, "4", thresholds=2, eps=0.1, attack="pgd", options=dict(steps=2))
-    assert set(rows.how) == {"plain"} and set(rows.attack) == {"", "pgd"}
+    assert set(rows.engine) == {"plain"} and set(rows.attack) == {"", "pgd"}
     net = lively("resnet18")
     rows = filter_map(net, data, "fc", thresholds=2, eps=0.1, compat=["batch_statistics", "normalised_fgsm"])
     assert set(rows.bn_mode) == {"batch"} and not net.training
     fast = filter_map(net, data, "fc", thresholds=2, eps=0.1, compat=["normalised_fgsm"])
     with pytest.raises(ValueError, match="normalised_fgsm"):
         filter_map(small, data, eps=0.1, compat=["normalised_fgsm"])
-    assert set(fast.how[2:]) == {"batched"}
+    assert set(fast.engine[2:]) == {"batched"}
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])

@@ -1,10 +1,10 @@
 "The audit against models whose fault is known; the models were written by somebody who had not seen the audit."
 
-import planted
 import pytest
 import torch
 from torch import nn
 
+from robustlit import planted
 from robustlit.attacks import attack_images
 from robustlit.masking import CHECKS, audit, audit_summary
 

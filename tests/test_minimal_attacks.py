@@ -375,7 +375,7 @@ def test_as_is_leaves_running_statistics(right):
         (dict(x=255 * torch.ones(1, 1, 8, 8)), ValueError, "must lie in"),
         (dict(y=torch.full((60,), 12)), ValueError, "labels from 0 to 9"),
         (dict(y=torch.zeros(60)), TypeError, "int64"),
-        (dict(net="net"), TypeError, "`net`"),
+        (dict(model="net"), TypeError, "`model`"),
         (dict(batch_size=0), ValueError, "`batch_size`"),
         (dict(norm="l2"), ValueError, "option of deepfool"),
     ],
@@ -383,7 +383,7 @@ def test_as_is_leaves_running_statistics(right):
 def test_bad_input_is_refused_in_words(trained, change, error, words):
     net, x, y = trained
     with pytest.raises(error, match=words):
-        smallest(**dict(net=net, x=x, y=y) | change)
+        smallest(**dict(model=net, x=x, y=y) | change)
 
 
 def test_bad_rows_are_refused_in_words():

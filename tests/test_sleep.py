@@ -579,7 +579,7 @@ def test_forward_rectified_is_the_network(digits):
 def test_a_view_sleeps_where_its_last_step_can(digits):
     for kind in ("logits", "rectified"):
         night = sleep(View(small(), kind), digits.x_train, A, seeded(), **QUICK)
-        assert night.names == ["net.1", "net.3"]
+        assert night.names == ["model.1", "model.3"]
     with pytest.raises(NotAChain, match="softmax"):
         sleep(View(small(), "softmax"), digits.x_train, A, **QUICK)
 

@@ -104,7 +104,7 @@ def test_callbacks_act_in_their_order_and_cleanup_follows_an_error(digits):
 def test_a_penalty_joins_the_loss_through_a_callback(digits):
     class Shrink(Callback):
         def after_loss(self, learn):
-            learn.loss = learn.loss + 10 * sum(p.square().sum() for p in learn.net.parameters())
+            learn.loss = learn.loss + 10 * sum(p.square().sum() for p in learn.model.parameters())
 
     sizes = []
     for callbacks in ([], [Shrink()]):

@@ -11,12 +11,13 @@ __all__ = ['class_incremental']
 import pandas as pd
 
 from ..checks import check_int
+from ..data import load
 from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
-from ..sleep.class_incremental import class_pairs
+from ..streams import class_pairs
 from ..evaluation import accuracy
-from ..training import set_seed
+from ..training import pick_device, set_seed
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #cf361863
 @experiment(
@@ -37,19 +38,19 @@ def class_incremental(
     "A metaplastic binarized network on the stream of Tadros et al. (2022)."
     check_int(epochs, "epochs", 1)
     generator = set_seed(seed)
-    tasks = class_pairs(data, per_task, generator)
+    tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     n_out = max(int(t.y_train.max()) for t in tasks) + 1
-    net = binary_mlp(tasks[0].x_train[0].numel(), tuple(hidden), n_out).to(tasks[0].x_train.device)
+    model = binary_mlp(tasks[0].x_train[0].numel(), tuple(hidden), n_out).to(tasks[0].x_train.device)
     rows, shots = [], []
-    for after, shot in enumerate(learn(net, tasks, epochs, batch_size, generator, meta), 1):
+    for after, shot in enumerate(learn(model, tasks, epochs, batch_size, generator, meta), 1):
         shots.append(shot["running"])
         for bn in BATCH_NORMS:
             part = []
             for k, t in enumerate(tasks):
-                load_bn_state(net, shots[min(k, after - 1)] if bn == "own" else shots[-1])
-                part.append(dict(on=k + 1, accuracy=accuracy(net, t.x_test, t.y_test), n=len(t.x_test)))
+                load_bn_state(model, shots[min(k, after - 1)] if bn == "own" else shots[-1])
+                part.append(dict(on=k + 1, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)))
             n = sum(r["n"] for r in part)
             part.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in part) / n, n=n))
             rows += [dict(after=after, bn=bn) | r for r in part]
-        load_bn_state(net, shots[-1])
+        load_bn_state(model, shots[-1])
     return pd.DataFrame(rows)

@@ -82,14 +82,14 @@ class _Adversary:
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
         "The images that it shows to a network in the mode in which it is."
-        found, how = [], dict(early_stop=False) | self.options
+        found, options = [], dict(early_stop=False) | self.options
         for i, (xb, yb) in enumerate(zip(x.split(batch_size), y.split(batch_size))):
             if self.one_step:
                 with untouched(model, "as_is"):
                     found.append(self.move(xb, _gradient(model, xb, yb)))
             else:
-                dice = torch.Generator().manual_seed(self.seed + i)
-                found.append(attack_images(model, xb, yb, self.eps, self.attack, dice, "as_is", **how).x)
+                generator = torch.Generator().manual_seed(self.seed + i)
+                found.append(attack_images(model, xb, yb, self.eps, self.attack, generator, "as_is", **options).x)
         return torch.cat(found)
 
 
@@ -291,21 +291,21 @@ def _fast(cut: _Attackable, masks: list, x, y, adversary, batch_size) -> tuple:
     return torch.cat(clean, 1), torch.cat(attacked, 1) if attacked else None
 
 
-def _evaluated(cut, how, steps, weights, compat, seed, chosen, model, x, y, adversary, chunk, batch_size) -> dict:
+def _evaluated(cut, engine, steps, weights, compat, seed, chosen, model, x, y, adversary, chunk, batch_size) -> dict:
     "Clean and attacked answers by the key of a step."
     unlike, found = list({s.key: s for s in reversed(steps)}.values()), {}
-    if how != "plain" and adversary is not None and adversary.images is None and not adversary.one_step:
-        how = "plain"
-    size = chunk if how == "batched" else 1
+    if engine != "plain" and adversary is not None and adversary.images is None and not adversary.one_step:
+        engine = "plain"
+    size = chunk if engine == "batched" else 1
     for some in (unlike[i : i + size] for i in range(0, len(unlike), size)):
         masks = [step_masks(weights, s, compat, seed) for s in some]
-        if how == "plain":
+        if engine == "plain":
             logits = [_plain(model, chosen, m, x, y, adversary, batch_size) for m in masks]
         else:
             clean, attacked = _fast(cut, [next(iter(m.values())) for m in masks], x, y, adversary, batch_size)
             logits = zip(clean, [None] * len(some) if attacked is None else attacked)
         for s, (z, z_adv) in zip(some, logits):
-            found[s.key] = [None if v is None else answers(v, y) for v in (z, z_adv)] + [how]
+            found[s.key] = [None if v is None else answers(v, y) for v in (z, z_adv)] + [engine]
     return found
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #16e1b075
@@ -395,7 +395,7 @@ def filter_map(
     keep: str | Path | None = None,  # A folder for finished layers, to go on with after an interruption
 ) -> (
     pd.DataFrame
-):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, scope, how, ...
+):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, scope, engine, ...
     "Accuracy under every filter of every layer, clean and attacked; the network stays as it was."
     for value, known, name in ((scope, ("local", "global"), "scope"), (engine, ("auto", "plain"), "engine")):
         check_choice(value, known, name)
@@ -407,7 +407,7 @@ def filter_map(
         raise ValueError(f"`data` must be on the device of `model`, {where}, got {x.device}")
     classes, bn_mode = check_model(model, x, y).shape[1], "batch" if "batch_statistics" in compat else "eval"
     about = dict(
-        layer="", scope=scope, attack=attack, adv_mode=adversary, bn_mode=bn_mode, classes=classes, how="plain"
+        layer="", scope=scope, attack=attack, adv_mode=adversary, bn_mode=bn_mode, classes=classes, engine="plain"
     )
     scopes = [chosen] if scope == "global" else [{k: m} for k, m in chosen.items()]
     rows = []
@@ -440,9 +440,11 @@ def filter_map(
             def one(layer=layer, part=part):
                 weights = {k: m.weight for k, m in part.items()}
                 steps = filter_steps(weights, filters, thresholds, active, compat, seed)
-                cut, how = _shortcut(graph_of, layer, model, part, x) if graph_of else (None, "plain")
-                found = _evaluated(cut, how, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
-                each = (_rows(s, found[s.key][:2], eps, about | dict(layer=layer, how=found[s.key][2])) for s in steps)
+                cut, used = _shortcut(graph_of, layer, model, part, x) if graph_of else (None, "plain")
+                found = _evaluated(cut, used, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
+                each = (
+                    _rows(s, found[s.key][:2], eps, about | dict(layer=layer, engine=found[s.key][2])) for s in steps
+                )
                 return [row for some in each for row in some]
 
             rows += _kept(path, one)

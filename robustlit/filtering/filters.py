@@ -191,11 +191,12 @@ def _range_of(weights: Mapping, filter: str, compat: Collection) -> tuple:
     return (0.0, max(-low, high)) if filter == "magnitude" else (low, high)
 
 
+@checked
 def step_masks(
     weights: Mapping[str, Tensor],  # Weights by layer
     step: FilterStep,  # From `filter_steps` of the same weights
-    compat: Collection[str] = (),  # As for `filter_steps`
-    seed: int = 0,  # As for `filter_steps`
+    compat: Collection[Slip] = (),  # As for `filter_steps`
+    seed: Seed = 0,  # As for `filter_steps`
 ) -> dict[str, Tensor]:  # Of booleans, true where a weight stays
     "The masks of one step; with `compat` what the released code really applies."
     last, several = list(weights)[-1], len(weights) > 1

@@ -29,6 +29,7 @@ class Normalise(nn.Module):
     mean: Tensor
     std: Tensor
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # By its mean and spread
@@ -52,12 +53,13 @@ def _grey_stem(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 class ResNet(models.ResNet):
     "Torchvision's, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],  # What it repeats
-        repeats: tuple,  # Blocks of the four stages
+        repeats: tuple[Count, ...],  # Blocks of the four stages
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 64,  # Channels of the first stage
+        width: Count = 64,  # Channels of the first stage
     ):
         self.width = width
         super().__init__(block, list(repeats), num_classes=data.n_classes)
@@ -81,10 +83,11 @@ class ResNet(models.ResNet):
 class SqueezeNet(models.SqueezeNet):
     "Torchvision's version 1.1, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 64,  # Channels of the first convolution
+        width: Count = 64,  # Channels of the first convolution
     ):
         super().__init__("1_1", num_classes=data.n_classes)
         if width != 64:
@@ -114,10 +117,11 @@ class SqueezeNet(models.SqueezeNet):
 class ShuffleNet(models.ShuffleNetV2):
     "Torchvision's version 2, with its own normalisation, any width and any number of channels."
 
+    @checked
     def __init__(
         self,
         data: Dataset,  # Channels, classes, mean and spread
-        width: int = 116,  # Channels of the first stage, an even number
+        width: Count = 116,  # Channels of the first stage, an even number
     ):
         if width % 2:
             raise ValueError(f"`width` must be even for ShuffleNet, which splits its channels in halves, got {width}")
@@ -148,14 +152,14 @@ def build(
 ) -> nn.Module:  # Images in [0, 1] to logits
     "An untrained network of the paper; weights from torch's global generator."
     make = BUILDERS[check_choice(name, BUILDERS, "name")]
-    net = make(data) if width is None else make(data, width)
+    model = make(data) if width is None else make(data, width)
     if check_choice(init, INITS, "init") == "kaiming_uniform":
-        for m in net.modules():
+        for m in model.modules():
             if isinstance(m, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_uniform_(m.weight, nonlinearity="relu")
                 if m.bias is not None:
                     nn.init.zeros_(m.bias)
-    return net
+    return model
 
 # %% ../../nbs/filtering/11_networks.ipynb #de6c5e4a
 def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
@@ -163,14 +167,14 @@ def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
     full = load(data, size=size)
     shown = full if n_train is None or n_train >= len(full.x_train) else full.subset(n_train)
     set_seed(seed)
-    net, order = build(name, shown, width, init), torch.Generator().manual_seed(seed)
+    model, order = build(name, shown, width, init), torch.Generator().manual_seed(seed)
 
-    def train(net):
+    def train(model):
         set_seed(seed)
         batches = Batches(shown.x_train, shown.y_train, 100, generator=order, drop_last=len(shown.x_train) >= 100)
-        Learner(net, torch.optim.Adam(net.parameters(), lr=1e-3), [Progress(name)]).fit(epochs, batches)
+        Learner(model, torch.optim.Adam(model.parameters(), lr=1e-3), [Progress(name)]).fit(epochs, batches)
 
-    return net, train
+    return model, train
 
 
 @network()

@@ -174,17 +174,17 @@ def layer_scores(
 @checked
 def normalised_scores(
     table: pd.DataFrame,  # From `layer_scores`, all that share a scale
-    how: str = "symmetric",  # "symmetric" (keeps sign and zero) or "minmax" (moves zero)
+    method: str = "symmetric",  # "symmetric" (keeps sign and zero) or "minmax" (moves zero)
 ) -> pd.DataFrame:  # The same with columns norm_S_clean, norm_S_adv, norm_S_diff
     "Scores from -0.5 to 0.5."
-    check_choice(how, ("symmetric", "minmax"), "how")
+    check_choice(method, ("symmetric", "minmax"), "method")
     new = {}
     for pool in (["S_clean", "S_adv"], ["S_diff"]):
         there = [c for c in pool if c in table]
         values = table[there].to_numpy(float)
         low, high = (values.min(), values.max()) if values.size else (0.0, 0.0)
         size = max(abs(low), abs(high))
-        if how == "symmetric":
+        if method == "symmetric":
             values = values / (2 * size) if size else values
         else:
             values = (values - low) / (high - low) - 0.5 if high > low else 0 * values

@@ -9,6 +9,8 @@ __all__ = ['EPS', 'FEW_EPS', 'PROBES', 'METAS', 'situations', 'adversarial_robus
            'continual_learning_hurts', 'below_chance']
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #293667e4
+from functools import partial
+
 import pandas as pd
 import torch
 
@@ -17,8 +19,9 @@ from ..checks import check_int
 from ..claims import Finding, claim
 from ..data import as_images, load
 from .continual import learned
-from .common_corruptions import permute
 from ..records import experiment
+from ..streams import permute
+from ..stressors import in_schema, under
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #82417d1e
 EPS = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.15, 0.2, 0.3)
@@ -42,17 +45,19 @@ def situations(
     )
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #3a2f1918
-def _curve(net, x, y, seed, attack: str, options: dict, eps, share) -> pd.DataFrame:
+def _curve(model, x, y, seed, attack: str, options: dict, eps, share) -> pd.DataFrame:
     "Accuracy by eps, on a share of the images."
     n, generator = max(1, int(len(x) * share)), torch.Generator().manual_seed(seed)
-    rows = attack_curve(net, x[:n], y[:n], eps, attack, generator=generator, **options)
-    table = accuracy_by_eps(rows).assign(attack=attack, loss=options.get("loss", ""))
-    return table.rename(columns=dict(images="n"))[["attack", "loss", "eps", "accuracy", "n"]]
+    rows = attack_curve(model, x[:n], y[:n], eps, attack, generator=generator, **options)
+    table = accuracy_by_eps(rows).rename(columns=dict(images="n"))
+    told = pd.DataFrame([under(attack, e) for e in table["eps"]]).assign(attack_loss=options.get("loss", ""))
+    return pd.concat([told, table[["accuracy", "n"]]], axis=1)
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #c1a6cbc3
 @experiment(
     version=1,
     id="metaplasticity/attacked",
+    upgrade=partial(in_schema, attack="stressor", eps="strength", loss="attack_loss"),
     smoke=dict(data="digits", n_tasks=3, width=128, epochs=25, batch_size=10, images=100),
     cpu=dict(data="mnist", n_tasks=6, epochs=6, batch_size=100, images=2000),
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=10_000),
@@ -66,17 +71,17 @@ def adversarial_robustness(
     epochs: int = 25,  # Passes over each task
     batch_size: int = 100,  # Images a step
     images: int = 10_000,  # Test images, stratified by class
-) -> pd.DataFrame:  # after, on, bn, attack, loss, eps (pixel units), accuracy (percent), n (images)
+) -> pd.DataFrame:  # suite, stressor, strength, unit, attack_loss, after, on, bn, accuracy (percent), n (images)
     "Accuracy under attack, of every day's network on its own task and of the last one on all (report, fig. 4)."
     check_int(images, "images", 1)
-    life, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
-    part, device = load(data, valid=0).subset(n_test=images), life.tasks[0].x_test.device
+    phases, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
+    part, device = load(data, valid=0).subset(n_test=images), phases.tasks[0].x_test.device
     mixed = torch.randperm(images, generator=torch.Generator().manual_seed(0))
     x, y = as_images(part.x_test[mixed]).to(device), part.y_test[mixed].to(device)
     for after, on, bn in situations(n_tasks):
-        shown = permute(x, life.tasks[on - 1].permutation)
-        net = life.at(after, on, bn)
-        tables += [_curve(net, shown, y, seed, *probe).assign(after=after, on=on, bn=bn) for probe in PROBES]
+        shown = permute(x, phases.tasks[on - 1].permutation)
+        model = phases.at(after, on, bn)
+        tables += [_curve(model, shown, y, seed, *probe).assign(after=after, on=on, bn=bn) for probe in PROBES]
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #0f47ec47
@@ -86,8 +91,8 @@ METAS = [0, 0.7, 1.35]
 def _fgsm(df: pd.DataFrame, after, bn: str = "own", on: int = 1, attack: str = "fgsm") -> pd.DataFrame:
     "A row a seed, columns (eps, meta): accuracy under the report's attack."
     day = df["n_tasks"] if after == "last" else after
-    keep = (df["after"] == day) & (df["on"] == on) & (df["bn"] == bn) & (df["attack"] == attack)
-    return df[keep & (df["loss"] != "ce")].pivot_table("accuracy", "seed", ["eps", "meta"])
+    keep = (df["after"] == day) & (df["on"] == on) & (df["bn"] == bn) & (df["stressor"] == attack)
+    return df[keep & (df["attack_loss"] != "ce")].pivot_table("accuracy", "seed", ["strength", "meta"])
 
 
 @claim(
@@ -131,9 +136,9 @@ def little_protection(df: pd.DataFrame, scale: str) -> Finding:
     table = _fgsm(df, 1)
     gaps = {eps: table[eps].mean().max() - table[eps].mean().min() for eps in (0.1, 0.15, 0.2)}
     rises = (table[0.1].diff(axis=1).iloc[:, 1:] > 0).all(axis=1)
-    told = "widest gap of means: " + ", ".join(f"{g:.1f} at eps {eps:g}" for eps, g in gaps.items())
+    text = "widest gap of means: " + ", ".join(f"{g:.1f} at eps {eps:g}" for eps, g in gaps.items())
     values = {f"eps 0.1, meta {m:g}": table[0.1][m].to_numpy() for m in table[0.1]}
-    return Finding(max(gaps.values()) <= 8 and not rises.all(), told, values)
+    return Finding(max(gaps.values()) <= 8 and not rises.all(), text, values)
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #52c0ab07
 @claim(
@@ -153,9 +158,9 @@ def continual_learning_hurts(df: pd.DataFrame, scale: str) -> Finding:
     "First and last day, with two batch norms."
     first, newest, own = (_fgsm(df, *way)[0.05][1.35] for way in ((1,), ("last", "last"), ("last", "own")))
     lower, stays = bool((newest < first).all()), (first - own).mean() > 5
-    told = f"own batch norm on the last day: {own.mean():.1f}"
+    text = f"own batch norm on the last day: {own.mean():.1f}"
     values = {"first day": first.to_numpy(), "last day": newest.to_numpy()}
-    return Finding(lower and stays, told, values, only_under="the newest batch norm" if lower and not stays else "")
+    return Finding(lower and stays, text, values, only_under="the newest batch norm" if lower and not stays else "")
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #710a3f12
 @claim(

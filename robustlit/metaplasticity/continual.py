@@ -9,57 +9,63 @@ __all__ = ['STATISTICS', 'BATCH_NORMS', 'VIEWS', 'snapshots', 'learn', 'Phase', 
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #f3107198
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_int
+from ..checks import CPUGenerator, Count, Seed, at_least, check_int, checked, one_of
 from ..data import Batches, load
-from .layers import binary_mlp, bn_state, load_bn_state, real_mlp, recalibrated_bn
+from .layers import GAMMA_INIT, binary_mlp, bn_state, load_bn_state, real_mlp, recalibrated_bn
 from .optimizer import MetaplasticAdam
 from ..models import network_path
 from ..provenance import hardware
 from ..records import Store
-from ..streams import permuted
+from ..streams import Task, permuted
 from ..training import Learner, Progress, Recorder, pick_device, save_atomically, set_seed
 from ..zoo import network, timed_training
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #142084cc
 STATISTICS = ("running", "recalibrated")
 BATCH_NORMS = ("own", "last")
+_BatchNorm = Annotated[str, one_of(BATCH_NORMS)]
+_NotNegative = Annotated[float, at_least(0)]
 
 
+@checked
 def snapshots(
-    net: nn.Module,  # A network whose batch norm keeps statistics
-    task,  # The `Task` that it has just learned
+    model: nn.Module,  # A network whose batch norm keeps statistics
+    task: Task,  # The `Task` that it has just learned
 ) -> dict:  # "running" and "recalibrated", each as `bn_state` gives it
     "Batch norm at the end of a task, under both readings."
     calm = Batches(task.x_train, task.y_train, 1000, shuffle=False, permutation=task.permutation)
-    return dict(running=bn_state(net), recalibrated=recalibrated_bn(net, calm))
+    return dict(running=bn_state(model), recalibrated=recalibrated_bn(model, calm))
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #7c4dd2fe
+@checked
 def learn(
-    net: nn.Module,  # Trained in place
-    tasks: Iterable,  # Of `Task`, in the order of learning
-    epochs: int,  # Passes over each
-    batch_size: int,  # Images a step
-    order: torch.Generator,  # Of the shuffles
-    meta: float = 1.35,  # Metaplasticity, >= 0
-    lr: float = 0.005,  # Adam's step size
-    weight_decay: float = 1e-7,  # Added to the gradient, times the weight
+    model: nn.Module,  # Trained in place
+    tasks: Iterable[Task],  # Of `Task`, in the order of learning
+    epochs: Annotated[int, at_least(0)],  # Passes over each
+    batch_size: Count,  # Images a step
+    order: CPUGenerator,  # Of the shuffles
+    meta: _NotNegative = 1.35,  # Metaplasticity, >= 0
+    lr: _NotNegative = 0.005,  # Adam's step size
+    weight_decay: _NotNegative = 1e-7,  # Added to the gradient, times the weight
     callbacks: Callable = lambda task: (),  # Task to what else listens while it is learned
 ) -> Iterator:  # After each task, its `snapshots`
     "Learn tasks in turn."
     for task in tasks:
-        opt = MetaplasticAdam(net.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
+        opt = MetaplasticAdam(model.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
         listeners = [Recorder(), *callbacks(task), Progress(task.name)]
-        Learner(net, opt, listeners).fit(epochs, task.train_batches(batch_size, order))
-        yield snapshots(net, task)
+        Learner(model, opt, listeners).fit(epochs, task.train_batches(batch_size, order))
+        yield snapshots(model, task)
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #64be4f6c
+@checked
 @dataclass(frozen=True)
 class Phase:
     "A network as one task left it."
@@ -71,77 +77,79 @@ class Phase:
 class Phases:
     "One network, the tasks it learned, and every day of its life."
 
+    @checked
     def __init__(
         self,
-        net: nn.Module,  # Takes the state of any of the days
-        tasks: list,  # Of `Task`
-        days: list,  # Of `Phase`, one a task
+        model: nn.Module,  # Takes the state of any of the days
+        tasks: list[Task],  # Of `Task`
+        days: list[Phase],  # Of `Phase`, one a task
         made: dict,  # How long training took (`wall_s`), on what (`hardware`), with which `torch`
     ):
-        self.net, self.tasks, self.days, self.made = net, tasks, days, made
+        self.model, self.tasks, self.days, self.made = model, tasks, days, made
 
+    @checked
     def at(
         self,
-        after: int,  # How many tasks it has learned, from 1
-        on: int = 1,  # The task it is going to be tested on, from 1
-        bn: str = "own",  # Batch norm of that task's day ("own"; of the newest if it lies ahead), or of the newest day ("last")
-        statistics: str = "running",  # "running" or "recalibrated"
+        after: Count,  # How many tasks it has learned, from 1
+        on: Count = 1,  # The task it is going to be tested on, from 1
+        bn: _BatchNorm = "own",  # Batch norm of that task's day ("own"; of the newest if it lies ahead), or of the newest day ("last")
+        statistics: Annotated[str, one_of(STATISTICS)] = "running",  # "running" or "recalibrated"
     ) -> nn.Module:  # The same module each time, in eval mode
         "The network of that day, ready for that task."
         check_int(after, "after", 1, len(self.days)), check_int(on, "on", 1, len(self.tasks))
-        check_choice(bn, BATCH_NORMS, "bn"), check_choice(statistics, STATISTICS, "statistics")
         day = self.days[after - 1]
-        self.net.load_state_dict(day.weights)
-        load_bn_state(self.net, day.batch_norm[min(on, after) - 1 if bn == "own" else -1][statistics])
-        return self.net.eval()
+        self.model.load_state_dict(day.weights)
+        load_bn_state(self.model, day.batch_norm[min(on, after) - 1 if bn == "own" else -1][statistics])
+        return self.model.eval()
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #193c7837
+@checked
 def networks_path(
-    parameters: dict,  # Of `learned`, all of them
+    parameters: Mapping,  # Of `learned`, all of them
     store: Store | None = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the phases of one training lie."
     return network_path(learned, parameters, store)
 
 
+@checked
 def learned(
-    meta: float = 1.35,  # Metaplasticity, >= 0
-    width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights and order
+    meta: _NotNegative = 1.35,  # Metaplasticity, >= 0
+    width: Count = 1024,  # Units in each of the two hidden layers
+    seed: Seed = 0,  # Of permutations, weights and order
     data: str = "mnist",  # A name that `load` knows
-    n_tasks: int = 6,  # Tasks learned in turn
-    epochs: int = 25,  # Passes over each
-    batch_size: int = 100,  # Images a step
-    gamma_init: str = "ones",  # Batch norm's gain at the start: "ones" or "uniform01"
-    network: str = "binary",  # "binary" or "real"
+    n_tasks: Count = 6,  # Tasks learned in turn
+    epochs: Count = 25,  # Passes over each
+    batch_size: Count = 100,  # Images a step
+    gamma_init: Annotated[str, one_of(GAMMA_INIT)] = "ones",  # Batch norm's gain at the start: "ones" or "uniform01"
+    network: Annotated[str, one_of(("binary", "real"))] = "binary",  # "binary" or "real"
     first_identity: bool = True,  # Whether the first task is the original, unpermuted
 ) -> Phases:  # All days
     "Networks that learned permuted tasks in turn; from their file if they are there, else trained and filed."
     parameters = dict(locals())
-    build = dict(binary=binary_mlp, real=real_mlp)[check_choice(network, ("binary", "real"), "network")]
-    check_int(n_tasks, "n_tasks", 1), check_int(epochs, "epochs", 1)
+    build = dict(binary=binary_mlp, real=real_mlp)[network]
     order, device, path = set_seed(seed), pick_device(), networks_path(parameters)
     images = load(data, valid=0).to(device)
     tasks = permuted(images, n_tasks, seed=seed, first_identity=first_identity)
-    net = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
+    model = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
     if path.exists():
         kept = torch.load(path, map_location=device, weights_only=True)
-        return Phases(net, tasks, [Phase(**day) for day in kept["days"]], kept["made"])
+        return Phases(model, tasks, [Phase(**day) for day in kept["days"]], kept["made"])
     days, before, start = [], [], time.perf_counter()
     with timed_training(f"metaplasticity/{network}", parameters, path.parent):
-        for shot in learn(net, tasks, epochs, batch_size, order, meta):
+        for shot in learn(model, tasks, epochs, batch_size, order, meta):
             before = [*before, shot]
-            days.append(dict(weights={k: v.clone() for k, v in net.state_dict().items()}, batch_norm=before))
+            days.append(dict(weights={k: v.clone() for k, v in model.state_dict().items()}, batch_norm=before))
     made = dict(wall_s=time.perf_counter() - start, hardware=hardware(), torch=str(torch.__version__))
     save_atomically(dict(parameters=parameters, made=made, days=days), path)
-    return Phases(net, tasks, [Phase(**day) for day in days], made)
+    return Phases(model, tasks, [Phase(**day) for day in days], made)
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #842421e6
 VIEWS = (("logits", "ce"), ("logits", "nll_of_logits"))
 
 
-def _day(life: Phases, after: int | None, on: int, bn: str) -> nn.Module:
-    return life.at(len(life.days) if after is None else after, on, bn)
+def _day(phases: Phases, after: int | None, on: int, bn: str) -> nn.Module:
+    return phases.at(len(phases.days) if after is None else after, on, bn)
 
 
 @network(views=VIEWS)
@@ -153,9 +161,9 @@ def _binary(
     n_tasks=6,  # Tasks learned in turn
     epochs=25,  # Passes over each
     batch_size=100,  # Images a step
-    after=None,  # How many tasks it has learned, from 1; all if None
-    on=1,  # The task it is going to be tested on, from 1
-    bn="own",  # Batch norm of that task's day ("own") or of the newest ("last")
+    after: Count | None = None,  # How many tasks it has learned, from 1; all if None
+    on: Count = 1,  # The task it is going to be tested on, from 1
+    bn: _BatchNorm = "own",  # Batch norm of that task's day ("own") or of the newest ("last")
 ):
     "A binarized network that learned permuted tasks in turn, as one of them left it."
     return _day(learned(meta, width, seed, data, n_tasks, epochs, batch_size), after, on, bn)
@@ -170,9 +178,9 @@ def _real(
     n_tasks=6,  # Tasks learned in turn
     epochs=25,  # Passes over each
     batch_size=100,  # Images a step
-    after=None,  # How many tasks it has learned, from 1; all if None
-    on=1,  # The task it is going to be tested on, from 1
-    bn="own",  # Batch norm of that task's day ("own") or of the newest ("last")
+    after: Count | None = None,  # How many tasks it has learned, from 1; all if None
+    on: Count = 1,  # The task it is going to be tested on, from 1
+    bn: _BatchNorm = "own",  # Batch norm of that task's day ("own") or of the newest ("last")
 ):
     "The same with real weights: the control of binarization."
     return _day(learned(meta, width, seed, data, n_tasks, epochs, batch_size, network="real"), after, on, bn)

@@ -33,14 +33,14 @@ class EvalModeTrace(Callback):
         self.batches, self.rows = batches, []
 
     def after_epoch(self, learn):
-        self.rows.append(dict(epoch=learn.epoch, **evaluate(learn.net, self.batches)))
+        self.rows.append(dict(epoch=learn.epoch, **evaluate(learn.model, self.batches)))
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #ee805959
 STATISTICS = ("running", "recalibrated")
 
 
 def tested(
-    net: nn.Module,  # The network as the newest task left it
+    model: nn.Module,  # The network as the newest task left it
     tasks: list,  # All tasks up to the newest
     snapshots: list,  # For each of them, statistics name to the batch norm of its own day
 ) -> list:  # One dict for each task, statistics and choice of batch norm
@@ -53,8 +53,8 @@ def tested(
                 if bn == "last" and on == after:
                     rows.append(rows[-1] | dict(bn="last"))  # the newest task's own is the last
                     continue
-                with using_bn(net, state):
-                    got = evaluate(net, task.test_batches(1000))
+                with using_bn(model, state):
+                    got = evaluate(model, task.test_batches(1000))
                 rows.append(dict(split="test", after=after, on=on, statistics=statistics, bn=bn, **got))
     return rows
 
@@ -89,17 +89,17 @@ def forgetting(
     device = pick_device()
     images = load(data, valid=0).to(device)
     tasks = permuted(images, n_tasks, seed=seed)
-    net = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
+    model = build(images.x_train[0].numel(), (width, width), images.n_classes, gamma_init).to(device)
     rows, snapshots = [], []
     for after, task in enumerate(tasks, 1):
-        opt = MetaplasticAdam(net.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
+        opt = MetaplasticAdam(model.parameters(), lr=lr, meta=meta, weight_decay=weight_decay)
         part = Batches(task.x_train[:10_000], task.y_train[:10_000], 1000, shuffle=False, permutation=task.permutation)
         trace = EvalModeTrace(part)
-        Learner(net, opt, [Recorder(), trace, Progress(task.name)]).fit(epochs, task.train_batches(batch_size, order))
+        Learner(model, opt, [Recorder(), trace, Progress(task.name)]).fit(epochs, task.train_batches(batch_size, order))
         rows += [dict(split="train", after=after, on=after, statistics="running", bn="own", **r) for r in trace.rows]
         calm = Batches(task.x_train, task.y_train, 1000, shuffle=False, permutation=task.permutation)
-        snapshots.append(dict(running=bn_state(net), recalibrated=recalibrated_bn(net, calm)))
-        rows += [r | dict(epoch=epochs) for r in tested(net, tasks[:after], snapshots)]
+        snapshots.append(dict(running=bn_state(model), recalibrated=recalibrated_bn(model, calm)))
+        rows += [r | dict(epoch=epochs) for r in tested(model, tasks[:after], snapshots)]
     return pd.DataFrame(rows)
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #fff8fcc0
@@ -215,6 +215,6 @@ def large_is_harmful(df: pd.DataFrame, scale: str) -> Finding:
         harm, calm_harm = (running[4096] <= 70).all(), (calm.mean().diff() < -1).any()
     else:
         harm, calm_harm = ((m[1024] - m[2048] >= 5).all() for m in (running, calm))
-    told = "recalibrated: " + ", ".join(f"{calm[w].mean():.1f} at {w}" for w in calm)
+    text = "recalibrated: " + ", ".join(f"{calm[w].mean():.1f} at {w}" for w in calm)
     under = "running statistics" if harm and not calm_harm else ""
-    return Finding(bool(harm and calm_harm), told, _values(running, "units"), only_under=under)
+    return Finding(bool(harm and calm_harm), text, _values(running, "units"), only_under=under)

@@ -14,7 +14,7 @@ from ..masking import audit
 from ..checks import check_int
 from ..data import as_images, load
 from .continual import learned
-from .common_corruptions import permute
+from ..streams import permute
 from ..records import experiment
 
 # %% ../../nbs/metaplasticity/56_gradient_masking.ipynb #3aa55e85
@@ -38,13 +38,13 @@ def gradient_masking(
 ) -> pd.DataFrame:  # after, on, bn, check, kind, red, finding, n (images)
     "The audit of every day's network on its own task, and of the last day's on the first."
     check_int(images, "images", 1)
-    life, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
-    part, device = load(data, valid=0).subset(n_test=images), life.tasks[0].x_test.device
+    phases, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
+    part, device = load(data, valid=0).subset(n_test=images), phases.tasks[0].x_test.device
     x, y = as_images(part.x_test).to(device), part.y_test.to(device)
     today = [(k, k, "own") for k in range(1, n_tasks + 1)]
     for after, on, bn in today + [(n_tasks, 1, "own"), (n_tasks, 1, "last")]:
         found = audit(
-            life.at(after, on, bn), (permute(x, life.tasks[on - 1].permutation), y), eps, images=None, seed=seed
+            phases.at(after, on, bn), (permute(x, phases.tasks[on - 1].permutation), y), eps, images=None, seed=seed
         )
         tables.append(found.assign(after=after, on=on, bn=bn, n=images))
     return pd.concat(tables, ignore_index=True)

@@ -11,12 +11,13 @@ __all__ = ['INTEGER_DOT', 'ONEDNN', 'GAMMA_INIT', 'sign', 'Sign', 'BinaryLinear'
 # %% ../../nbs/metaplasticity/10_layers.ipynb #4fd3d458
 from collections.abc import Iterable
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_int, check_number
+from ..checks import Count, at_least, check_with, checked, one_of
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #a60c1f6d
 class _Sign(torch.autograd.Function):
@@ -31,6 +32,7 @@ class _Sign(torch.autograd.Function):
         return grad * (x.abs() <= 1)
 
 
+@checked
 def sign(
     x: Tensor,  # Floats of any shape
 ) -> Tensor:  # -1, 0 or 1; 0 only at exactly 0
@@ -89,9 +91,11 @@ class _BinaryLinear(torch.autograd.Function):
         return dx, dw, None
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #0eb08966
+_NotNegative = Annotated[float, at_least(0)]
+_Init = Annotated[str, one_of(("uniform", "normal"))]
+
+
 def _hidden_weight(shape: tuple, width: float, init: str) -> nn.Parameter:
-    check_number(width, "init_width", low=0)
-    check_choice(init, ("uniform", "normal"), "init")
     w = torch.empty(shape)
     return nn.Parameter(w.uniform_(-width / 2, width / 2) if init == "uniform" else w.normal_(0, width))
 
@@ -99,18 +103,18 @@ def _hidden_weight(shape: tuple, width: float, init: str) -> nn.Parameter:
 class BinaryLinear(nn.Module):
     "Linear layer without bias whose weights act by their sign; `weight` is the hidden weight, shape (out, in)."
 
+    @checked
     def __init__(
         self,
-        in_features: int,  # Width of the input
-        out_features: int,  # Width of the output
+        in_features: Count,  # Width of the input
+        out_features: Count,  # Width of the output
         binarise_input: bool = False,  # Take the `sign` of the input first
-        init_width: float = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
-        init: str = "uniform",  # "uniform" or "normal"
+        init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
+        init: _Init = "uniform",  # "uniform" or "normal"
     ):
         super().__init__()
-        shape = (check_int(out_features, "out_features", 1), check_int(in_features, "in_features", 1))
         self.binarise_input = binarise_input
-        self.weight = _hidden_weight(shape, init_width, init)
+        self.weight = _hidden_weight((out_features, in_features), init_width, init)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
@@ -135,23 +139,21 @@ class _SignOfWeight(torch.autograd.Function):
 class BinaryConv2d(nn.Module):
     "Convolution without bias whose kernels act by their sign; `weight` is the hidden weight, shape (out, in, k, k)."
 
+    @checked
     def __init__(
         self,
-        in_channels: int,  # Channels of the input
-        out_channels: int,  # Channels of the output
-        kernel_size: int,  # Height and width of a kernel, in pixels
-        stride: int = 1,  # Step, in pixels
-        padding: int = 0,  # Zeros around the input, in pixels
+        in_channels: Count,  # Channels of the input
+        out_channels: Count,  # Channels of the output
+        kernel_size: Count,  # Height and width of a kernel, in pixels
+        stride: Count = 1,  # Step, in pixels
+        padding: Annotated[int, at_least(0)] = 0,  # Zeros around the input, in pixels
         binarise_input: bool = False,  # Take the `sign` of the input first
-        init_width: float = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
-        init: str = "uniform",  # "uniform" or "normal"
+        init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
+        init: _Init = "uniform",  # "uniform" or "normal"
     ):
         super().__init__()
-        out, inp = check_int(out_channels, "out_channels", 1), check_int(in_channels, "in_channels", 1)
-        k = check_int(kernel_size, "kernel_size", 1)
-        self.stride, self.padding = check_int(stride, "stride", 1), check_int(padding, "padding", 0)
-        self.binarise_input = binarise_input
-        self.weight = _hidden_weight((out, inp, k, k), init_width, init)
+        self.stride, self.padding, self.binarise_input = stride, padding, binarise_input
+        self.weight = _hidden_weight((out_channels, in_channels, kernel_size, kernel_size), init_width, init)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 4 or x.shape[1] != self.weight.shape[1]:
@@ -165,40 +167,41 @@ class BinaryConv2d(nn.Module):
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #90e1e6cf
 GAMMA_INIT = ("ones", "uniform01")
+_GammaInit = Annotated[str, one_of(GAMMA_INIT)]
+_Classes = Annotated[int, at_least(2)]
 
 
 def _batch_norm(features: int, gamma_init: str, dims: int = 1, **options) -> nn.Module:
-    check_choice(gamma_init, GAMMA_INIT, "gamma_init")
     bn = (nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d)(features, **options)
     if gamma_init == "uniform01" and bn.affine:
         nn.init.uniform_(bn.weight)
     return bn
 
 
+@checked
 def binary_mlp(
-    inputs: int = 784,  # Pixels of an image
-    hidden: Iterable[int] = (1024, 1024),  # Units of each hidden layer
-    n_classes: int = 10,  # Logits
-    gamma_init: str = "ones",  # Batch norm's gain starts at 1 ("ones") or uniformly in (0, 1) ("uniform01")
-    init_width: float = 0.1,  # Hidden weights start in U(-width/2, width/2)
+    inputs: Count = 784,  # Pixels of an image
+    hidden: Iterable[Count] = (1024, 1024),  # Units of each hidden layer
+    n_classes: _Classes = 10,  # Logits
+    gamma_init: _GammaInit = "ones",  # Batch norm's gain starts at 1 ("ones") or uniformly in (0, 1) ("uniform01")
+    init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2)
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to logits (n, n_classes)
     "Binarized multilayer perceptron of Laborieux et al. (2021): real-valued pixels in, signs between the layers."
-    check_int(n_classes, "n_classes", 2)
-    widths = [check_int(inputs, "inputs", 1), *(check_int(h, "hidden", 1) for h in hidden), n_classes]
+    widths = [inputs, *hidden, n_classes]
     linear = [BinaryLinear(a, b, i > 0, init_width) for i, (a, b) in enumerate(zip(widths, widths[1:]))]
     return nn.Sequential(nn.Flatten(), *(m for a in linear for m in (a, _batch_norm(len(a.weight), gamma_init))))
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #6089def7
+@checked
 def real_mlp(
-    inputs: int = 784,  # Pixels of an image
-    hidden: Iterable[int] = (1024, 1024),  # Units of each hidden layer
-    n_classes: int = 10,  # Logits
-    gamma_init: str = "ones",  # As in `binary_mlp`
-    init_width: float = 0.1,  # As in `binary_mlp`
+    inputs: Count = 784,  # Pixels of an image
+    hidden: Iterable[Count] = (1024, 1024),  # Units of each hidden layer
+    n_classes: _Classes = 10,  # Logits
+    gamma_init: _GammaInit = "ones",  # As in `binary_mlp`
+    init_width: _NotNegative = 0.1,  # As in `binary_mlp`
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to logits (n, n_classes)
     "The real-valued network beside `binary_mlp`: same shape and start, ReLU instead of signs."
-    check_int(n_classes, "n_classes", 2)
-    widths = [check_int(inputs, "inputs", 1), *(check_int(h, "hidden", 1) for h in hidden), n_classes]
+    widths = [inputs, *hidden, n_classes]
     linear = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])]
     for a in linear:
         a.weight = _hidden_weight(tuple(a.weight.shape), init_width, "uniform")
@@ -223,17 +226,24 @@ def _pooled(image: int, plan: list, binarise_image: bool, gamma_init: str, bn: d
     return [*layers, nn.Flatten()], width
 
 
+def _is_square(shape, name):
+    if shape[1] != shape[2]:
+        raise ValueError(f"`{name}` must be square, got {shape[1]} x {shape[2]} pixels")
+
+
+_Square = tuple[Count, Count, Count]
+_Shape = Annotated[_Square, check_with(_is_square, (1, 28, 20))]
+
+
+@checked
 def binary_convnet(
-    shape: tuple = (1, 28, 28),  # Channels, height and width of an image; height equals width
-    n_classes: int = 10,  # Logits
-    variant: str = "mnist",  # "mnist", "usps" or "cifar"
-    gamma_init: str = "ones",  # As in `binary_mlp`
+    shape: _Shape = (1, 28, 28),  # Channels, height and width of an image; height equals width
+    n_classes: _Classes = 10,  # Logits
+    variant: Annotated[str, one_of(("mnist", "usps", "cifar"))] = "mnist",  # "mnist", "usps" or "cifar"
+    gamma_init: _GammaInit = "ones",  # As in `binary_mlp`
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to logits (n, n_classes)
     "A binarized convolutional network of Laborieux et al. (2021)."
-    check_choice(variant, ("mnist", "usps", "cifar"), "variant")
-    c, h, w = (check_int(s, "shape", 1) for s in shape)
-    if h != w:
-        raise ValueError(f"`shape` must be square, got {h} x {w}")
+    c, h, _ = shape
     bn, drop, hidden = {}, 0.0, ()
     if variant == "mnist":
         plan = [(c, 32, 5, 2, 2, None), (32, 64, 4, 2, 2, None)]
@@ -247,93 +257,98 @@ def binary_convnet(
         ]
         drop, hidden = 0.5, (2048, 2048)
     layers, width = _pooled(h, plan, variant == "mnist", gamma_init, bn)
-    for out in (*hidden, check_int(n_classes, "n_classes", 2)):
+    for out in (*hidden, n_classes):
         layers += [BinaryLinear(width, out, binarise_input=True), _batch_norm(out, gamma_init)]
         if out in hidden:
             layers.append(nn.Dropout(drop))
         width = out
-    net = nn.Sequential(*layers)
+    model = nn.Sequential(*layers)
     if variant == "cifar":
-        for m in net:
+        for m in model:
             if isinstance(m, (BinaryConv2d, BinaryLinear)):
                 nn.init.xavier_normal_(m.weight)
-    return net
+    return model
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #b5a0d140
+@checked
 def storage_bits(
-    net: nn.Module,  # A binarized or real-valued network
+    model: nn.Module,  # A binarized or real-valued network
 ) -> dict:  # `weights` (their number), `binary` and `float32` (kibibytes of the weights), `bn_snapshot` (bytes of one task's batch norm)
     "What a network's weights take in memory when used, and what keeping one task's batch norm costs."
     weights = sum(
-        m.weight.numel() for m in net.modules() if isinstance(m, (BinaryLinear, BinaryConv2d, nn.Linear, nn.Conv2d))
+        m.weight.numel() for m in model.modules() if isinstance(m, (BinaryLinear, BinaryConv2d, nn.Linear, nn.Conv2d))
     )
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     floats = sum(m.num_features * (2 * m.affine + 2 * m.track_running_stats) for m in norms)
     return dict(weights=weights, binary=weights / 8 / 1024, float32=weights * 4 / 1024, bn_snapshot=4 * floats)
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #ffc55cee
-def _norms(net: nn.Module) -> dict:
-    return {k: m for k, m in net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+def _norms(model: nn.Module) -> dict:
+    return {k: m for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
 
 
+@checked
 def bn_state(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
 ) -> dict:  # Layer name to a copy of its batch norm's gain, offset and statistics
     "A snapshot of all batch norm layers."
-    return {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in _norms(net).items()}
+    return {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in _norms(model).items()}
 
 
+@checked
 def load_bn_state(
-    net: nn.Module,  # The network that `bn_state` read, or one of its shape
+    model: nn.Module,  # The network that `bn_state` read, or one of its shape
     state: dict,  # From `bn_state`
 ):
     "Write a snapshot back, in place; `ValueError` if it is of a network with other batch norm layers."
-    norms = _norms(net)
+    norms = _norms(model)
     if norms.keys() != state.keys():
         raise ValueError(f"`state` must hold the batch norm layers {sorted(norms)}, got {sorted(state)}")
     for k, m in norms.items():
         m.load_state_dict(state[k])
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #c8a3987b
+@checked
 @contextmanager
 def using_bn(
-    net: nn.Module,  # Any network
+    model: nn.Module,  # Any network
     state: dict,  # From `bn_state`
 ):
     "The network with another batch norm snapshot, for the length of a `with` block."
-    now = bn_state(net)
-    load_bn_state(net, state)
+    now = bn_state(model)
+    load_bn_state(model, state)
     try:
-        yield net
+        yield model
     finally:
-        load_bn_state(net, now)
+        load_bn_state(model, now)
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #96f39b4a
+@checked
 def recalibrated_bn(
-    net: nn.Module,  # Any network whose batch norm keeps statistics
+    model: nn.Module,  # Any network whose batch norm keeps statistics
     batches: Iterable,  # Training batches (images, labels) of the task
 ) -> dict:  # A snapshot, for `using_bn`
     "Batch norm statistics averaged over `batches` (Ioffe & Szegedy 2015, algorithm 2); gains and offsets as they are."
-    norms = _norms(net)
+    norms = _norms(model)
     if not all(m.track_running_stats for m in norms.values()):
-        raise ValueError("`net` must keep running statistics in its batch norm layers")
-    now, modes = bn_state(net), [(m, m.training) for m in net.modules()]
+        raise ValueError("`model` must keep running statistics in its batch norm layers")
+    now, modes = bn_state(model), [(m, m.training) for m in model.modules()]
     momenta, n = {k: m.momentum for k, m in norms.items()}, 0
     try:
-        net.eval()  # dropout stays off
+        model.eval()  # dropout stays off
         for m in norms.values():
             m.reset_running_stats()
             m.momentum = None  # a cumulative average
             m.train()
         with torch.no_grad():
             for xb, _ in batches:
-                net(xb)
+                model(xb)
                 n += 1
         if not n:
             raise ValueError("`batches` must hold at least one batch")
-        return bn_state(net)
+        return bn_state(model)
     finally:
-        load_bn_state(net, now)
+        load_bn_state(model, now)
         for k, m in norms.items():
             m.momentum = momenta[k]
         for m, mode in modes:

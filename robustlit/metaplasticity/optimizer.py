@@ -10,6 +10,7 @@ __all__ = ['CORES', 'damping', 'MetaplasticAdam']
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #c1249c61
 import math
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import numba
 import numpy as np
@@ -18,15 +19,19 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ..checks import check_choice, check_number
+from ..checks import at_least, below, check_values, checked
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #9c40e3b6
+_NotNegative = Annotated[float, at_least(0)]
+_Decay = Annotated[float, at_least(0), below(1)]
+
+
+@checked
 def damping(
     w: Tensor,  # Hidden weights, any shape
-    meta: float = 1.35,  # How fast a weight hardens with its size, >= 0
+    meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
 ) -> Tensor:  # Between 0 (frozen) and 1 (free), the shape of `w`
     "What is left of a step towards zero: $1-\\tanh^2(meta\\,|w|)$, Laborieux et al. (2021), eq. 1."
-    check_number(meta, "meta", low=0)
     return 1 - (meta * w).tanh() ** 2
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #f61c7604
@@ -88,31 +93,23 @@ class MetaplasticAdam(torch.optim.Optimizer):
     Raises `ValueError` for settings out of range and `RuntimeError` for sparse gradients.
     """
 
+    @checked
     def __init__(
         self,
         params: Iterable,  # Parameters or parameter groups
-        lr: float = 0.005,  # Step size, > 0
-        meta: float = 1.35,  # How fast a weight hardens with its size, >= 0
-        betas: tuple = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
-        eps: float = 1e-8,  # Added to the uncorrected root of the second moment
-        weight_decay: float = 1e-7,  # Added to the gradient as `weight_decay` * w
+        lr: _NotNegative = 0.005,  # Step size, > 0
+        meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+        betas: tuple[_Decay, _Decay] = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
+        eps: _NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
+        weight_decay: _NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
         fused: bool | None = None,  # One compiled pass on the CPU; None: where it applies
     ):
-        if fused is not None:
-            check_choice(fused, (True, False), "fused")
         super().__init__(params, dict(lr=lr, meta=meta, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused))
         for group in self.param_groups:
-            self._check(group)
-
-    @staticmethod
-    def _check(group: dict):
-        for name in ("lr", "meta", "eps", "weight_decay"):
-            check_number(group[name], name, low=0)
-        for beta in group["betas"]:
-            if check_number(beta, "betas", 0, 1) == 1:
-                raise ValueError(f"`betas` must be below 1, got {group['betas']}")
+            check_values(MetaplasticAdam, {k: v for k, v in group.items() if k in self.defaults})
 
     @torch.no_grad()
+    @checked
     def step(
         self,
         closure: Callable | None = None,  # Recomputes the loss, as for any torch optimizer

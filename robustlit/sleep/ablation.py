@@ -18,6 +18,7 @@ from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_choice, check_int
 from ..corruptions import noise
 from ..records import experiment
+from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
 from .baselines import test_part, training_part
@@ -55,20 +56,20 @@ def mixed(
     return dataclasses.replace(REPORT, **{f: getattr(right, f) for name in names for f in SWITCHES[name]})
 
 # %% ../../nbs/sleep/51_ablation.ipynb #1ca8f718
-def _stressed(net, x, y, seed) -> list:
+def _stressed(model, x, y, seed) -> list:
     generator = torch.Generator().manual_seed(seed)
     shown = {("clean", 0.0): x, ("blur", 2.5): authors_blur(x, 2.5), ("noise", 0.5): noise(x, 0.5, generator)}
-    rows = [dict(stress=s, level=v) | answers(logits_of(net, images), y) for (s, v), images in shown.items()]
-    found = attack_curve(net, x, y, 0.1, "fgsm", early_stop=False)
+    rows = [under(s, v) | answers(logits_of(model, images), y) for (s, v), images in shown.items()]
+    found = attack_curve(model, x, y, 0.1, "fgsm", early_stop=False)
     most = 100 * found.predicted.value_counts().iloc[0] / len(y)
     right = accuracy_by_eps(found).accuracy.iloc[0]
-    return [*rows, dict(stress="fgsm", level=0.1, accuracy=right, most_given=most, n=len(y))]
+    return [*rows, under("fgsm", 0.1) | dict(accuracy=right, most_given=most, n=len(y))]
 
 
-def _state(net, x) -> dict:
+def _state(model, x) -> dict:
     "What has become of the hidden units and of the output."
     with torch.no_grad():
-        stages = chain(net, x)
+        stages = chain(model, x)
         *hidden, z = forward_rectified(stages, x)
     dead = {f"dead_{k}": 100 * float((h.amax(0) <= 0).double().mean()) for k, h in enumerate(hidden, 1)}
     bias = stages[-1].layer.bias
@@ -79,6 +80,7 @@ def _state(net, x) -> dict:
 @experiment(
     version=1,
     id="sleep/misread",
+    upgrade=in_schema,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100, steps=1000),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=2000),
 )
@@ -92,17 +94,15 @@ def ablation(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
     images: int = 2000,  # Test images, stratified by class
-) -> (
-    pd.DataFrame
-):  # stress, level, accuracy, most_given (percent), spikes_l, changed_l, dead_l, answer_of_bias (percent), n
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given (percent), spikes_l, changed_l, dead_l, answer_of_bias (percent), n
     "A sleep between the two readings."
     check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
     whose, network = ("authors", "authors") if start == "authors" or switch == "network" else ("report", "control")
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     x, y = test_part(data, images)
-    night = sleep(net, training_part(whose, data)[0], rule, set_seed(seed))
-    about = _state(net, x)
+    night = sleep(model, training_part(whose, data)[0], rule, set_seed(seed))
+    about = _state(model, x)
     for k, layer in enumerate(night.summary().to_dict("records"), 1):
         about |= {f"spikes_{k}": layer["spikes"], f"changed_{k}": layer["changed"]}
-    return pd.DataFrame(_stressed(net, x, y, seed)).assign(**about)
+    return pd.DataFrame(_stressed(model, x, y, seed)).assign(**about)

@@ -12,12 +12,12 @@ __all__ = ['IMAGES', 'SOFTMAX', 'RECTIFIED', 'WEIGHTS', 'COOLED', 'training_part
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_int
+from ..checks import Count, Seed, at_least, checked, one_of
 from ..data import as_images, load
 from .defences import adversarial_copies, distil, distorted_copies
 from .networks import READINGS, TRAINING, descend, reader, report_convnet
@@ -27,84 +27,90 @@ from ..zoo import network
 
 # %% ../../nbs/sleep/16_baselines.ipynb #af12c3ec
 IMAGES = dict(authors=50_000, report=27_105)
+_Reading = Annotated[str, one_of(IMAGES)]
 
 
+@checked
 def training_part(
-    reading: str,  # Whose: "authors" or "report"
+    reading: _Reading,  # Whose: "authors" or "report"
     data: str = "mnist",  # A name that `load` knows
 ) -> tuple:  # Images and labels, on the device
     "The images that networks are trained on, and dream of: the first ones, at most five sixths of all."
     full = load(data, valid=0).to(pick_device())
-    n = min(IMAGES[check_choice(reading, IMAGES, "reading")], len(full.x_train) * 5 // 6)
+    n = min(IMAGES[reading], len(full.x_train) * 5 // 6)
     return full.x_train[:n], full.y_train[:n]
 
 
+@checked
 def test_part(
     data: str = "mnist",  # A name that `load` knows
-    images: int = 10_000,  # How many, stratified by class
+    images: Count = 10_000,  # How many, stratified by class
 ) -> tuple:  # Images, floats in [0, 1], and labels, on the device
     "The test images that networks are compared on."
     part = load(data, valid=0).subset(n_test=images).to(pick_device())
     return as_images(part.x_test), part.y_test
 
 # %% ../../nbs/sleep/16_baselines.ipynb #08d59512
+@checked
 def perceptron(
-    reading: str,  # Whose: "authors" or "report"
+    reading: _Reading,  # Whose: "authors" or "report"
     x: Tensor,  # Images that it will read, (n, c, h, w)
-    n_classes: int,  # Of the labels
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
+    n_classes: Annotated[int, at_least(2)],  # Of the labels
+    hidden: tuple[Count, ...] = (1200, 1200),  # Units of the hidden layers
 ) -> nn.Module:  # On the CPU, with weights from torch's global generator
     "The multilayer perceptron of a reading, untrained."
-    return reader(x[0].numel(), n_classes, tuple(hidden), **READINGS[check_choice(reading, READINGS, "reading")])
+    return reader(x[0].numel(), n_classes, tuple(hidden), **READINGS[reading])
 
 
+@checked
 def convolutional(
-    reading: str,  # "report": the authors have none
+    reading: Annotated[str, one_of(("report",))],  # "report": the authors have none
     x: Tensor,  # Images that it will read, (n, 1, 28, 28)
-    n_classes: int,  # Of the labels
+    n_classes: Annotated[int, at_least(2)],  # Of the labels
     hidden: tuple = (),  # Not used: its layers are fixed
 ) -> nn.Module:  # On the CPU, with weights from torch's global generator
     "The convolutional network of the report, untrained; `ValueError` for images of another size."
-    check_choice(reading, ("report",), "reading")
     if x.shape[1:] != (1, 28, 28):
         got = " x ".join(map(str, x.shape[1:]))
         raise ValueError(f"`data` must hold images of 1 x 28 x 28 pixels for the convolutional network, got {got}")
     return report_convnet(n_classes)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #7f575700
+@checked
 @dataclass(frozen=True)
 class Start:
     "What a training starts with."
 
-    net: nn.Module  # As its parent is, or untrained
+    model: nn.Module  # As its parent is, or untrained
     fresh: Callable  # Makes another untrained one of the kind
     x: Tensor  # Training images
     y: Tensor  # Their labels
     generator: torch.Generator  # Of the order, of copies and of spikes
-    how: dict  # Passes, loss, step, momentum and batch size of `descend`
+    settings: dict  # Passes, loss, step, momentum and batch size of `descend`
 
 
+@checked
 def begin(
-    reading: str,  # Whose images and training: "authors" or "report"
-    seed: int,  # Of everything
+    reading: _Reading,  # Whose images and training: "authors" or "report"
+    seed: Seed,  # Of everything
     data: str,  # A name that `load` knows
-    hidden: tuple,  # Units of a perceptron's hidden layers
-    epochs: int,  # Passes over the training images
-    batch_size: int | None,  # Images a step; 100 (authors) or 128 (report) if None
+    hidden: tuple[Count, ...],  # Units of a perceptron's hidden layers
+    epochs: Count,  # Passes over the training images
+    batch_size: Count | None,  # Images a step; 100 (authors) or 128 (report) if None
     parent: Callable | None = None,  # The function of the network to go on from
     build: Callable = perceptron,  # `perceptron` or `convolutional`
 ) -> Start:
     "A network, its images, and how to train it."
-    how = cast(dict, TRAINING[reading] | dict(epochs=check_int(epochs, "epochs", 1)))
-    how |= {} if batch_size is None else dict(batch_size=check_int(batch_size, "batch_size", 1))
+    settings = cast(dict, TRAINING[reading] | dict(epochs=epochs))
+    settings |= {} if batch_size is None else dict(batch_size=batch_size)
     x, y = training_part(reading, data)
     base = None if parent is None else parent(seed, data, hidden, epochs, batch_size).state_dict()
     generator = set_seed(seed)
     fresh = lambda: build(reading, x, int(y.max()) + 1, hidden).to(x.device)
-    net = fresh()
+    model = fresh()
     if base is not None:
-        net.load_state_dict(base)
-    return Start(net, fresh, x, y, generator, how)
+        model.load_state_dict(base)
+    return Start(model, fresh, x, y, generator, settings)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #ac95403c
 SOFTMAX = (("logits", "ce"), ("softmax", "ce"))
@@ -112,7 +118,7 @@ RECTIFIED = (("logits", "ce"), ("rectified", "ce"), ("logits", "square"))
 
 
 def _descent(s: Start) -> tuple:
-    return s.net, lambda net: descend(net, s.x, s.y, generator=s.generator, **s.how)
+    return s.model, lambda model: descend(model, s.x, s.y, generator=s.generator, **s.settings)
 
 
 @network(views=SOFTMAX, seconds=12)
@@ -128,11 +134,11 @@ def _authors(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=Non
 
 # %% ../../nbs/sleep/16_baselines.ipynb #c812ec8d
 def _fine_tuning(s: Start, copies: Callable) -> tuple:
-    def train(net):
-        shown = copies(net, as_images(s.x), s.y, s.generator)
-        descend(net, shown, s.y, generator=s.generator, **s.how | dict(lr=s.how["lr"] / 2))
+    def train(model):
+        shown = copies(model, as_images(s.x), s.y, s.generator)
+        descend(model, shown, s.y, generator=s.generator, **s.settings | dict(lr=s.settings["lr"] / 2))
 
-    return s.net, train
+    return s.model, train
 
 
 @network(parent="control", views=SOFTMAX, seconds=12)
@@ -147,7 +153,7 @@ def _authors_adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, ba
     return _fine_tuning(begin("authors", seed, data, hidden, epochs, batch_size, _authors), adversarial_copies)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #ce0cdaef
-def _distorted(kind: str, net: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
+def _distorted(kind: str, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
     return distorted_copies(x, kind, generator)
 
 
@@ -175,8 +181,10 @@ COOLED = (("cooled", "ce"), ("logits", "ce"))
 
 
 def _distillation(s: Start, weight: float) -> tuple:
-    how = {k: v for k, v in s.how.items() if k != "loss"}
-    return s.net, lambda net: distil(s.fresh(), net, s.x, s.y, 50.0, generator=s.generator, weight=weight, **how)
+    settings = {k: v for k, v in s.settings.items() if k != "loss"}
+    return s.model, lambda model: distil(
+        s.fresh(), model, s.x, s.y, 50.0, generator=s.generator, weight=weight, **settings
+    )
 
 
 @network(views=COOLED)
@@ -199,7 +207,7 @@ def _convnet_distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batc
 
 # %% ../../nbs/sleep/16_baselines.ipynb #65af0ddf
 def _night(s: Start, rule: str) -> tuple:
-    return s.net, lambda net: sleep(net, s.x, rule, s.generator)
+    return s.model, lambda model: sleep(model, s.x, rule, s.generator)
 
 
 @network(parent="authors", views=RECTIFIED, seconds=4)
@@ -221,9 +229,8 @@ def _sleep_control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_si
 
 
 @network(parent="control", views=RECTIFIED)
-def _sleep_report(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None, asleep=27_105):
+def _sleep_report(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None, asleep: Count = 27_105):
     "Asleep by the report's reading, slips of its sleep included."
-    check_int(asleep, "asleep", 1)
     s = begin("report", seed, data, hidden, epochs, batch_size, _control)
     shown = s.x[:asleep]
-    return s.net, lambda net: sleep(net, shown, "report", s.generator, steps=100 * len(shown))
+    return s.model, lambda model: sleep(model, shown, "report", s.generator, steps=100 * len(shown))

@@ -17,6 +17,7 @@ from ..checks import check_int
 from ..data import as_images, load
 from ..models import load_or_train, network_path
 from ..records import experiment
+from ..stressors import in_schema
 from .networks import descend
 from .rule_search import score, search, stressed, tested
 from ..training import pick_device, set_seed
@@ -42,9 +43,9 @@ def learned_convnet(
     "The network, trained by descent with step 0.05 and momentum 0.9, from its file if it has been made before."
     parameters, full, generator = dict(locals()), load(data, valid=0.1).to(pick_device()), set_seed(seed)
     x = full.x_train
-    net = small_convnet(x.shape[1], x.shape[-1], full.n_classes).to(x.device)
-    train = lambda net: descend(net, x, full.y_train, epochs, "cross_entropy", 0.05, 0.9, batch_size, generator)
-    return load_or_train(net, train, network_path(learned_convnet, parameters))
+    model = small_convnet(x.shape[1], x.shape[-1], full.n_classes).to(x.device)
+    train = lambda model: descend(model, x, full.y_train, epochs, "cross_entropy", 0.05, 0.9, batch_size, generator)
+    return load_or_train(model, train, network_path(learned_convnet, parameters))
 
 # %% ../../nbs/sleep/60_cifar_convnet.ipynb #e4bda8c1
 EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
@@ -53,6 +54,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 @experiment(
     version=1,
     id="sleep/convolved",
+    upgrade=in_schema,
     smoke=dict(data="digits", epochs=15, batch_size=20, budget=3, steps=200, valid_images=100, images=100),
     cpu=dict(data="cifar10", epochs=8, batch_size=100, budget=20, steps=1000, valid_images=1000, images=2000),
 )
@@ -65,17 +67,17 @@ def cifar_convnet(
     steps: int = 1000,  # Length of each sleep
     valid_images: int = 1000,  # On which rules are compared
     images: int = 2000,  # Test images, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on a convolutional network, its rule chosen on validation images."
     check_int(budget, "budget", 1), check_int(steps, "steps", 1)
-    net, device = learned_convnet(seed, data, epochs, batch_size), pick_device()
+    model, device = learned_convnet(seed, data, epochs, batch_size), pick_device()
     full = load(data, valid=0.1).subset(n_test=images).to(device)
     valid = as_images(full.x_valid[:valid_images]), full.y_valid[:valid_images]
     start = time.perf_counter()
-    scored = lambda net: score(stressed(net, *valid, seed))
-    best, trials = search(net, full.x_train, scored, budget, steps, seed)
+    scored = lambda model: score(stressed(model, *valid, seed))
+    best, trials = search(model, full.x_train, scored, budget, steps, seed)
     cost, x = time.perf_counter() - start, as_images(full.x_test)
     tables = [trials.assign(part="search", search_s=cost)]
-    for name, one in (("awake", net), ("slept", best)):
+    for name, one in (("awake", model), ("slept", best)):
         tables.append(tested(one, x, full.y_test, seed, EPS).assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)

@@ -8,18 +8,21 @@ Docs: https://robustlit.github.io/robustlit/sleep/common_corruptions.html.md"""
 __all__ = ['common_corruptions']
 
 # %% ../../nbs/sleep/57_common_corruptions.ipynb #6c0a094a
+from functools import partial
+
 import pandas as pd
 
 from ..checks import check_int
 from ..records import experiment
 from .baselines import test_part
-from ..stressors import stress
+from ..stressors import in_schema, stress
 from ..zoo import load_network
 
 # %% ../../nbs/sleep/57_common_corruptions.ipynb #0306250a
 @experiment(
     version=1,
     id="sleep/weathered",
+    upgrade=partial(in_schema, corruption="stressor", severity="strength"),
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=60),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=1000),
 )
@@ -31,10 +34,9 @@ def common_corruptions(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step; the reading's own if None
     images: int = 1000,  # Test images, stratified by class
-) -> pd.DataFrame:  # corruption ("clean" among them), severity, accuracy, ece (percent), n (images)
+) -> pd.DataFrame:  # suite, stressor ("clean" among them), strength, unit, accuracy, ece (percent), n (images)
     "Accuracy under every corruption at every severity."
     check_int(images, "images", 1)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    rows = stress(net, test_part(data, images), "corruptions", images=None, seed=seed)
-    rows = rows.rename(columns=dict(stressor="corruption", strength="severity"))
-    return rows[["corruption", "severity", "accuracy", "ece", "n"]]
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    rows = stress(model, test_part(data, images), "corruptions", images=None, seed=seed)
+    return rows[["suite", "stressor", "strength", "unit", "accuracy", "ece", "n"]]

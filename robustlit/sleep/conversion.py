@@ -80,10 +80,10 @@ class _Tracer(fx.Tracer):
         return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _graph(net: nn.Module):
+def _graph(model: nn.Module):
     try:
-        with eval_mode(net):
-            return _Tracer().trace(net).nodes
+        with eval_mode(model):
+            return _Tracer().trace(model).nodes
     except Exception as e:
         raise NotAChain(
             f"the network's `forward` cannot be traced ({e}); write it as an `nn.Sequential` to let it sleep"
@@ -143,9 +143,9 @@ def _take_call(stages: list, waiting: list, node):
         )
 
 # %% ../../nbs/sleep/12_conversion.ipynb #2df21bc1
-def _walk(net: nn.Module) -> list:
-    stages, waiting, last, modules = [], [], None, dict(net.named_modules())
-    for node in _graph(net):
+def _walk(model: nn.Module) -> list:
+    stages, waiting, last, modules = [], [], None, dict(model.named_modules())
+    for node in _graph(model):
         tensors = [a for a in node.all_input_nodes if a.target not in _SIZE_CALLS]
         if node.op == "placeholder":
             if last is not None:
@@ -189,11 +189,11 @@ def forward_rectified(
 
 @checked
 def chain(
-    net: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits
     x: Tensor,  # At least one image, to check the reading
 ) -> list:  # Of `Stage`
     "The layers of a network that can sleep; `NotAChain` with the reason for one that cannot."
-    stages = _walk(net)
+    stages = _walk(model)
     if not stages:
         raise NotAChain("the network has no Linear or Conv2d layer")
     for s in stages:
@@ -211,7 +211,7 @@ def chain(
             )
     if len({id(s.layer.weight) for s in stages}) < len(stages):
         raise NotAChain("two layers share their weights: each must have its own")
-    _check_reading(net, stages, x[:2])
+    _check_reading(model, stages, x[:2])
     return stages
 
 # %% ../../nbs/sleep/12_conversion.ipynb #ae84a59e
@@ -221,25 +221,25 @@ _Kinds = tuple[Annotated[str, one_of(DROPOUT_KINDS)], ...]
 @checked
 @contextmanager
 def without_dropout(
-    net: nn.Module,  # Any
+    model: nn.Module,  # Any
     kinds: _Kinds = DROPOUT_KINDS,  # Which are taken out
 ):
     "The network in eval mode and without dropout of these kinds; afterwards as it was."
-    kept = [(m, m.p) for m in net.modules() if isinstance(m, Dropout) and m.kind in kinds]
+    kept = [(m, m.p) for m in model.modules() if isinstance(m, Dropout) and m.kind in kinds]
     try:
         for m, _ in kept:
             m.p = 0.0
-        with eval_mode(net):
-            yield net
+        with eval_mode(model):
+            yield model
     finally:
         for m, p in kept:
             m.p = p
 
 
-def _check_reading(net: nn.Module, stages: list, x: Tensor):
-    with without_dropout(net):
+def _check_reading(model: nn.Module, stages: list, x: Tensor):
+    with without_dropout(model):
         try:
-            z = net(x)
+            z = model(x)
         except RuntimeError as e:
             raise ValueError(f"the network cannot take images of shape {tuple(x.shape[1:])}: {e}") from e
         try:
@@ -259,7 +259,7 @@ def _check_reading(net: nn.Module, stages: list, x: Tensor):
 # %% ../../nbs/sleep/12_conversion.ipynb #788d8e19
 @checked
 def largest(
-    net: nn.Module,  # As it is trained; in test mode while this looks
+    model: nn.Module,  # As it is trained; in test mode while this looks
     stages: list[Stage],  # From `chain`
     x: Tensor,  # Training images, uint8 or floats in [0, 1]
     batch_size: Count = 1000,  # At a time
@@ -273,9 +273,9 @@ def largest(
     handles = [s.layer.register_forward_pre_hook(lambda m, a, k=k: look(k, a[0])) for k, s in enumerate(stages[1:])]
     handles.append(stages[-1].layer.register_forward_hook(lambda m, a, z: look(-1, z)))
     try:
-        with without_dropout(net, ("always",)):
+        with without_dropout(model, ("always",)):
             for part in x.split(batch_size):
-                net(as_floats(part).to(stages[0].layer.weight.dtype))
+                model(as_floats(part).to(stages[0].layer.weight.dtype))
     finally:
         for h in handles:
             h.remove()

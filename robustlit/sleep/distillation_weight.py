@@ -43,12 +43,12 @@ def distillation_weight(
     full = load(data, valid=0).to(pick_device())
     first = len(full.x_train) * 5 // 6
     x_valid, y_valid = full.x_train[first:], full.y_train[first:]
-    generator, how = set_seed(seed), TRAINING["report"] | dict(batch_size=batch_size)
+    generator, settings = set_seed(seed), TRAINING["report"] | dict(batch_size=batch_size)
     n_classes = int(y.max()) + 1
     student, teacher = (build("report", x, n_classes, hidden).to(x.device) for _ in range(2))
-    how = {k: v for k, v in how.items() if k != "loss"}
-    distil(teacher, student, x, y, 50.0, epochs, generator, weight, **how)
-    nets = dict(teacher=teacher, student=student)
+    settings = {k: v for k, v in settings.items() if k != "loss"}
+    distil(teacher, student, x, y, 50.0, epochs, generator, weight, **settings)
+    models = dict(teacher=teacher, student=student)
     return pd.DataFrame(
-        [dict(who=who, accuracy=accuracy(net, x_valid, y_valid), n=len(y_valid)) for who, net in nets.items()]
+        [dict(who=who, accuracy=accuracy(model, x_valid, y_valid), n=len(y_valid)) for who, model in models.items()]
     )

@@ -24,6 +24,7 @@ from torchvision.transforms import Normalize
 from ..checks import check_choice, check_int
 from ..data import as_images, load
 from ..records import experiment
+from ..stressors import in_schema
 from .cifar_convnet import learned_convnet
 from .networks import as_floats, descend, reader
 from .rule_search import score, search, stressed, tested
@@ -90,23 +91,23 @@ def feature_extractor(
     "A frozen network without its last layers; `ConnectionError` where weights cannot be fetched."
     if extractor in RESNETS:
         try:
-            net = models.get_model(extractor, weights="DEFAULT")
+            model = models.get_model(extractor, weights="DEFAULT")
         except (URLError, OSError) as err:
             hub = torch.hub.get_dir()
             raise ConnectionError(
                 f"the weights of {extractor} could not be fetched ({err}); put their file into {hub}/checkpoints, "
                 f"or take `extractor='cifar10'`"
             ) from err
-        net.fc = nn.Identity()
-        net = nn.Sequential(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), net)
+        model.fc = nn.Identity()
+        model = nn.Sequential(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), model)
     else:
         check_choice(extractor, ("cifar10", "digits", *RESNETS), "extractor")
         convnet = cast(nn.Sequential, learned_convnet(0, extractor, epochs))
-        net = convnet[: 1 + next(k for k, m in enumerate(convnet) if isinstance(m, nn.Flatten))]
-    net = Features(net.to("cpu" if x is None else x.device))
+        model = convnet[: 1 + next(k for k, m in enumerate(convnet) if isinstance(m, nn.Flatten))]
+    model = Features(model.to("cpu" if x is None else x.device))
     if x is not None:
-        net.largest = net.of(x).max()
-    return net
+        model.largest = model.of(x).max()
+    return model
 
 # %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
 EPS = (1 / 255, 2 / 255, 4 / 255)
@@ -115,6 +116,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255)
 @experiment(
     version=1,
     id="sleep/featured",
+    upgrade=in_schema,
     smoke=dict(data="digits", extractor="digits", size=None, hidden=[100, 50], epochs=10, batch_size=20)
     | dict(budget=3, steps=200, published_steps=500, valid_images=100, images=100),
     cpu=dict(data="tiny_imagenet", extractor="cifar10", size=32, hidden=[1028, 256], epochs=10, batch_size=100),
@@ -132,7 +134,7 @@ def frozen_features(
     published_steps: int = 15_000,  # Length of the sleep with the published vector
     valid_images: int = 500,  # On which rules are compared
     images: int = 1000,  # Test pictures, stratified by class
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on frozen features, its rule published or chosen on validation images."
     check_int(budget, "budget", 1), check_int(images, "images", 1)
     full = load(data, size=size, valid=0.1).subset(n_test=images).to(pick_device())
@@ -140,23 +142,23 @@ def frozen_features(
     x, generator = features.of(full.x_train)[:, :, None, None], set_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     x, y = x[order.to(x.device)], full.y_train[order.to(x.device)]
-    net = reader(x[0].numel(), full.n_classes, tuple(hidden), False, "torch", "both", "classic").to(x.device)
-    descend(net, x, y, epochs, "cross_entropy", 0.1, 0.9, batch_size, generator)
+    model = reader(x[0].numel(), full.n_classes, tuple(hidden), False, "torch", "both", "classic").to(x.device)
+    descend(model, x, y, epochs, "cross_entropy", 0.1, 0.9, batch_size, generator)
     whole = lambda head: nn.Sequential(features, head).eval()
     some = torch.linspace(0, len(full.y_valid) - 1, min(valid_images, len(full.y_valid)), device=x.device).long()
     valid = as_images(full.x_valid[some]), full.y_valid[some]
     start = time.perf_counter()
-    best, trials = search(net, x, lambda n: score(stressed(whole(n), *valid, seed)), budget, steps, seed)
+    best, trials = search(model, x, lambda n: score(stressed(whole(n), *valid, seed)), budget, steps, seed)
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]
-    heads = dict(awake=net, searched=best, published=_published(net, x, published_steps, seed))
+    heads = dict(awake=model, searched=best, published=_published(model, x, published_steps, seed))
     for name, head in heads.items():
         rows = tested(whole(head), as_images(full.x_test), full.y_test, seed, EPS)
         tables.append(rows.assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)
 
 
-def _published(net, x, steps, seed):
+def _published(model, x, steps, seed):
     "A copy that slept with the vector of Tadros et al. (2022) for features."
-    slept = copy.deepcopy(net)
+    slept = copy.deepcopy(model)
     sleep(slept, x, "CIFAR-10 features", torch.Generator().manual_seed(seed), steps=steps)
     return slept

@@ -36,10 +36,10 @@ def gradient_masking(
 ) -> pd.DataFrame:  # view, first (whether it is the one quoted), check, kind, red, finding, n (images)
     "The audit of a network in each of its views."
     check_int(images, "images", 1)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     part, tables = test_part(data, images), []
     views = list(dict.fromkeys(view for view, _ in views_of(network, "sleep")))
     for view in views:
-        found = audit(View(net, view), part, eps, images=None, seed=seed)
+        found = audit(View(model, view), part, eps, images=None, seed=seed)
         tables.append(found.assign(view=view, first=view == views[0], n=images))
     return pd.concat(tables, ignore_index=True)

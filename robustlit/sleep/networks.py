@@ -9,13 +9,14 @@ __all__ = ['READINGS', 'TRAINING', 'DROPOUT_KINDS', 'LOSSES', 'VIEWS', 'Dropout'
            'as_floats', 'Pairs', 'descend', 'View']
 
 # %% ../../nbs/sleep/10_networks.ipynb #fa662a5c
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import check_choice, check_int, check_number
+from ..checks import CPUGenerator, Count, at_least, between, check_choice, check_with, checked, one_of
 from ..data import as_images
 from ..digest import Table
 from ..training import Learner, Progress
@@ -30,18 +31,21 @@ TRAINING = {
     "report": cast(dict, dict(loss="cross_entropy", lr=0.1, momentum=0.5, batch_size=128)),
 }
 DROPOUT_KINDS = ("inverted", "classic", "always")
+_Kind = Annotated[str, one_of(DROPOUT_KINDS)]
+_Left = Annotated[float, between(0, 0.999)]
 
 
 class Dropout(nn.Module):
     "Units left out at random, in the three ways that the two codes do it."
 
+    @checked
     def __init__(
         self,
-        p: float = 0.2,  # Share of units left out, from 0 to below 1
-        kind: str = "inverted",  # "inverted", "classic" (no scaling in training, times 1 - p in test), "always" (in test too)
+        p: _Left = 0.2,  # Share of units left out, from 0 to below 1
+        kind: _Kind = "inverted",  # "inverted", "classic" (no scaling in training, times 1 - p in test), "always" (in test too)
     ):
         super().__init__()
-        self.p, self.kind = check_number(p, "p", 0, 0.999), check_choice(kind, DROPOUT_KINDS, "kind")
+        self.p, self.kind = p, kind
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "classic":
@@ -60,30 +64,34 @@ def _start(layer: nn.Linear, init: str) -> nn.Linear:
     return layer
 
 
+_Init = Annotated[str, one_of(("small", "torch"))]
+
+
+@checked
 def reader(
-    n_in: int = 784,  # Pixels
-    n_out: int = 10,  # Classes
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
+    n_in: Count = 784,  # Pixels
+    n_out: Annotated[int, at_least(2)] = 10,  # Classes
+    hidden: tuple[Count, ...] = (1200, 1200),  # Units of the hidden layers
     bias: bool = False,  # Whether layers have biases
-    init: str = "small",  # "small" (uniform in ±0.01) or "torch" (uniform in ±1/sqrt(fan-in))
-    dropout: str = "both",  # "both" hidden layers, the "first", or "none"
-    dropout_kind: str = "classic",  # One of `DROPOUT_KINDS`
-    p: float = 0.2,  # Share left out
+    init: _Init = "small",  # "small" (uniform in ±0.01) or "torch" (uniform in ±1/sqrt(fan-in))
+    dropout: Annotated[str, one_of(("both", "first", "none"))] = "both",  # "both" hidden layers, the "first", or "none"
+    dropout_kind: _Kind = "classic",  # One of `DROPOUT_KINDS`
+    p: _Left = 0.2,  # Share left out
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to (n, n_out), before the output's nonlinearity
     "A multilayer perceptron of the sleep paper; weights from torch's global generator."
-    check_choice(init, ("small", "torch"), "init"), check_choice(dropout, ("both", "first", "none"), "dropout")
-    sizes = [check_int(n_in, "n_in", 1), *hidden]
+    sizes = [n_in, *hidden]
     layers = cast(list, [nn.Flatten()])
     for k, (a, b) in enumerate(zip(sizes, sizes[1:])):
-        layers += [_start(nn.Linear(a, check_int(b, "hidden", 1), bias), init), nn.ReLU()]
+        layers += [_start(nn.Linear(a, b, bias), init), nn.ReLU()]
         if dropout == "both" or (dropout == "first" and k == 0):
             layers.append(Dropout(p, dropout_kind))
-    return nn.Sequential(*layers, _start(nn.Linear(sizes[-1], check_int(n_out, "n_out", 2), bias), init))
+    return nn.Sequential(*layers, _start(nn.Linear(sizes[-1], n_out, bias), init))
 
 # %% ../../nbs/sleep/10_networks.ipynb #810e5729
+@checked
 def report_convnet(
-    n_out: int = 10,  # Classes
-    dropout_kind: str = "inverted",  # One of `DROPOUT_KINDS`
+    n_out: Annotated[int, at_least(2)] = 10,  # Classes
+    dropout_kind: _Kind = "inverted",  # One of `DROPOUT_KINDS`
 ) -> nn.Sequential:  # Images (n, 1, 28, 28) in [0, 1] to logits (n, n_out)
     "The convolutional network of the report."
     features = [nn.Conv2d(1, 32, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
@@ -91,6 +99,7 @@ def report_convnet(
     return nn.Sequential(*features, *head)
 
 # %% ../../nbs/sleep/10_networks.ipynb #90f27863
+@checked
 def square_error(
     z: Tensor,  # Outputs before the rectifier (n, classes)
     y: Tensor,  # Labels (n,), or targets (n, classes)
@@ -102,8 +111,10 @@ def square_error(
 
 
 LOSSES = Table("training losses", square=square_error, cross_entropy=F.cross_entropy)
+_Loss = Annotated[str, one_of(LOSSES)] | Callable
 
 # %% ../../nbs/sleep/10_networks.ipynb #b91980bc
+@checked
 def as_floats(
     x: Tensor,  # Images, uint8 or floats in [0, 1]
 ) -> Tensor:  # Floats in [0, 1]
@@ -114,14 +125,15 @@ def as_floats(
 class Pairs:
     "Batches of float images and targets, in a new order in every pass."
 
+    @checked
     def __init__(
         self,
         x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
         y: Tensor,  # Labels (n,) or targets (n, classes)
-        batch_size: int = 100,  # Images a batch
-        generator: torch.Generator | None = None,  # Of the order, on the CPU; the global one if None
+        batch_size: Count = 100,  # Images a batch
+        generator: CPUGenerator | None = None,  # Of the order, on the CPU; the global one if None
     ):
-        self.x, self.y, self.batch_size, self.generator = x, y, check_int(batch_size, "batch_size", 1), generator
+        self.x, self.y, self.batch_size, self.generator = x, y, batch_size, generator
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.batch_size)
@@ -132,38 +144,47 @@ class Pairs:
             yield as_floats(self.x[ids]), self.y[ids]
 
 
+_NotNegative = Annotated[float, at_least(0)]
+
+
+@checked
 def descend(
-    net: nn.Module,  # Trained in place
+    model: nn.Module,  # Trained in place
     x: Tensor,  # Images, uint8 or floats in [0, 1]
     y: Tensor,  # Labels (n,) or targets (n, classes)
-    epochs: int = 2,  # Passes
-    loss="cross_entropy",  # One of `LOSSES`, or a function of outputs and targets
-    lr: float = 0.1,  # Step size
-    momentum: float = 0.5,  # Of the steps
-    batch_size: int = 100,  # Images a step
-    generator: torch.Generator | None = None,  # Of the order
-    callbacks: tuple = (),  # What else listens
-) -> nn.Module:  # `net`, in eval mode
+    epochs: Annotated[int, at_least(0)] = 2,  # Passes
+    loss: _Loss = "cross_entropy",  # One of `LOSSES`, or a function of outputs and targets
+    lr: _NotNegative = 0.1,  # Step size
+    momentum: _NotNegative = 0.5,  # Of the steps
+    batch_size: Count = 100,  # Images a step
+    generator: CPUGenerator | None = None,  # Of the order
+    callbacks: Iterable = (),  # What else listens
+) -> nn.Module:  # `model`, in eval mode
     "Plain gradient descent with momentum."
-    func = LOSSES[check_choice(loss, LOSSES, "loss")] if isinstance(loss, str) else loss
-    opt = torch.optim.SGD(net.parameters(), lr=lr, momentum=momentum)
-    Learner(net, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
-    return net.eval()
+    func = LOSSES[loss] if isinstance(loss, str) else loss
+    opt = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    Learner(model, opt, [Progress("train"), *callbacks], func).fit(epochs, Pairs(x, y, batch_size, generator))
+    return model.eval()
 
 # %% ../../nbs/sleep/10_networks.ipynb #2644314f
+def _view(kind, name):
+    check_choice(kind, VIEWS, name)
+
+
 class View(nn.Module):
     "A network behind another last step."
 
+    @checked
     def __init__(
         self,
-        net: nn.Module,  # Images to numbers before the last step
-        kind: str,  # One of `VIEWS`
+        model: nn.Module,  # Images to numbers before the last step
+        kind: Annotated[str, check_with(_view, "cooler")],  # One of `VIEWS`
     ):
         super().__init__()
-        self.net, self.kind = net, check_choice(kind, VIEWS, "kind")
+        self.model, self.kind = model, kind
 
     def forward(self, x: Tensor) -> Tensor:
-        return VIEWS[self.kind](self.net(x))
+        return VIEWS[self.kind](self.model(x))
 
 
 VIEWS = Table(

@@ -16,6 +16,7 @@ import pandas as pd
 from ..checks import check_int
 from ..data import as_images, patch_dataset
 from ..records import experiment
+from ..stressors import in_schema
 from .networks import READINGS, TRAINING, descend, reader
 from .rule_search import score, search, stressed, tested
 from ..training import pick_device, set_seed
@@ -28,6 +29,7 @@ VALID_SIGMAS = (0.0, 0.7, 1.2, 1.7)
 @experiment(
     version=1,
     id="sleep/patched",
+    upgrade=in_schema,
     smoke=dict(epochs=20, budget=3, steps=200),
     paper=dict(epochs=20, budget=100, steps=2000),
 )
@@ -39,20 +41,20 @@ def patches(
     budget: int = 100,  # Rules that are tried
     steps: int = 2000,  # Length of each sleep
     copies: int = 250,  # Of each pattern, in the validation images and in the test images
-) -> pd.DataFrame:  # part ("search" or "test"), network, stress, level, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
+) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on four patterns of 25 bright pixels, its rule chosen on noisy and blurred copies."
     check_int(budget, "budget", 1), check_int(copies, "copies", 1), check_int(shared, "shared", 0, 24)
     full, generator = patch_dataset(shared, own=25 - shared, seed=seed), set_seed(seed)
     full = full.to(pick_device())
-    net = reader(100, 4, tuple(hidden), **READINGS["authors"]).to(full.x_train.device)
-    how = cast(dict, TRAINING["authors"] | dict(batch_size=10))
-    descend(net, full.x_train, full.y_train, epochs, generator=generator, **how)
+    model = reader(100, 4, tuple(hidden), **READINGS["authors"]).to(full.x_train.device)
+    settings = cast(dict, TRAINING["authors"] | dict(batch_size=10))
+    descend(model, full.x_train, full.y_train, epochs, generator=generator, **settings)
     x, y = as_images(full.x_train[:4]).repeat(copies, 1, 1, 1), full.y_train[:4].repeat(copies)
     levels = cast(dict, dict(sigmas=SIGMAS, variances=VARIANCES))
-    scored = lambda net: score(stressed(net, x, y, 2 * seed + 1, VALID_SIGMAS, VARIANCES))
+    scored = lambda model: score(stressed(model, x, y, 2 * seed + 1, VALID_SIGMAS, VARIANCES))
     start = time.perf_counter()
-    best, trials = search(net, full.x_train, scored, budget, steps, seed)
+    best, trials = search(model, full.x_train, scored, budget, steps, seed)
     tables = [trials.assign(part="search", search_s=time.perf_counter() - start)]
-    for name, one in (("awake", net), ("slept", best)):
+    for name, one in (("awake", model), ("slept", best)):
         tables.append(tested(one, x, y, 2 * seed, EPS, **levels).assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)

@@ -10,7 +10,8 @@ __all__ = ['draw_rule', 'stressed', 'score', 'tested', 'search', 'trials_of', 'w
 # %% ../../nbs/sleep/18_rule_search.ipynb #5c874440
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ from torch import nn
 
 from ..attacks import accuracy_by_eps, attack_curve
 from ..masking import audit
-from ..checks import check_int
+from ..checks import Count, Images, Labels, Seed, Share, checked, not_empty, with_columns
+from ..stressors import under
 from ..corruptions import blur, noise
 from .conversion import chain, largest
 from .networks import as_floats
@@ -28,10 +30,11 @@ from ..statistics import paired_difference
 from ..evaluation import accuracy_of, logits_of
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #c48b08ae
+@checked
 def draw_rule(
     generator: np.random.Generator,  # Where it is drawn from
-    layers: int = 4,  # Of the network
-    steps: int = 1000,  # Length of the sleep
+    layers: Count = 4,  # Of the network
+    steps: Count = 1000,  # Length of the sleep
 ) -> Rule:
     "A rule at random."
     log = lambda low, high, n=None: np.exp(generator.uniform(np.log(low), np.log(high), n))
@@ -40,83 +43,101 @@ def draw_rule(
     return Rule(float(log(30, 450)), float(up), float(down), theta, float(log(1, 60)), steps)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #440cd27e
+_Radii = tuple[Share, ...]
+
+
+@checked
 def stressed(
-    net: nn.Module,  # Images to logits
-    x: torch.Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: torch.Tensor,  # Labels (n,)
-    seed: int = 0,  # Of the noise
-    sigmas: tuple = (0.0, 0.5, 1.0, 1.5),  # Widths of the blur, in pixels
-    variances: tuple = (0.0, 0.005, 0.01, 0.02, 0.05),  # Of the noise
-    eps: tuple = (),  # Of FGSM and of random signs, pixel units
-) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images)
+    model: nn.Module,  # Images to logits
+    x: Images,  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,)
+    seed: Seed = 0,  # Of the noise
+    sigmas: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5),  # Widths of the blur, in pixels
+    variances: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02, 0.05),  # Of the noise
+    eps: _Radii = (),  # Of FGSM and of random signs, pixel units
+) -> pd.DataFrame:  # stressor, strength, accuracy (percent), n (images)
     "Accuracy under blur, noise and FGSM."
     generator = lambda: torch.Generator().manual_seed(seed)
     shown = [("blur", s, blur(x, s).clamp(0, 1)) for s in sigmas] + [
         ("noise", v, noise(x, v, generator())) for v in variances
     ]
-    rows = [dict(stress=s, level=v, accuracy=accuracy_of(logits_of(net, a), y), n=len(y)) for s, v, a in shown]
+    rows = [under(s, v) | dict(accuracy=accuracy_of(logits_of(model, a), y), n=len(y)) for s, v, a in shown]
     for name in ("fgsm", "random_sign") if len(eps) else ():
-        table = accuracy_by_eps(attack_curve(net, x, y, eps, name, generator=generator()))
-        rows += [dict(stress=name, level=e, accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
+        table = accuracy_by_eps(attack_curve(model, x, y, eps, name, generator=generator()))
+        rows += [under(name, e) | dict(accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
     return pd.DataFrame(rows)
 
 
+@checked
 def score(
-    rows: pd.DataFrame,  # stress, level, accuracy
+    rows: Annotated[pd.DataFrame, with_columns("stressor", "strength", "accuracy")],  # stressor, strength, accuracy
 ) -> float:  # Percent
     "Mean of clean accuracy, of the mean over blurs and of the mean over noises; for the choice only."
-    clean = rows[rows["level"] == 0]["accuracy"].mean()
-    hard = rows[rows["level"] > 0].groupby("stress")["accuracy"].mean()
+    clean = rows[rows["strength"] == 0]["accuracy"].mean()
+    hard = rows[rows["strength"] > 0].groupby("stressor")["accuracy"].mean()
     return float((clean + hard["blur"] + hard["noise"]) / 3)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #dcdafdee
+@checked
 def tested(
-    net: nn.Module,  # Images to logits
-    x: torch.Tensor,  # Test images (n, c, h, w), floats in [0, 1]
-    y: torch.Tensor,  # Labels (n,)
-    seed: int = 0,  # Of noise and attacks
-    eps: tuple = (1 / 255, 2 / 255, 4 / 255, 8 / 255),  # Of FGSM and of random signs, pixel units
-    audited: int = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
+    model: nn.Module,  # Images to logits
+    x: Images,  # Test images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,)
+    seed: Seed = 0,  # Of noise and attacks
+    eps: Annotated[_Radii, not_empty] = (
+        1 / 255,
+        2 / 255,
+        4 / 255,
+        8 / 255,
+    ),  # Of FGSM and of random signs, pixel units
+    audited: Count = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
     **levels,  # `sigmas` and `variances` of `stressed`
-) -> pd.DataFrame:  # stress, level, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
+) -> (
+    pd.DataFrame
+):  # stressor, strength, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
     "Accuracy under blur, noise and FGSM, with the audit of the attacked network."
     some = torch.linspace(0, len(x) - 1, min(audited, len(x)), device=x.device).long()
-    found = audit(net, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)
+    found = audit(model, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)
     red = "; ".join(found.check[found.red]) or "none"
-    return stressed(net, x, y, seed, eps=eps, **levels).assign(red=red)
+    return stressed(model, x, y, seed, eps=eps, **levels).assign(red=red)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #aa81e025
+@checked
 def search(
-    net: nn.Module,  # Awake; not changed
+    model: nn.Module,  # Awake; not changed
     x: torch.Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], to dream of
     scored: Callable,  # From a network to its score on validation images; more is better
-    budget: int = 20,  # Rules that are tried
-    steps: int = 1000,  # Length of each sleep
-    seed: int = 0,  # Of rules and spikes
+    budget: Count = 20,  # Rules that are tried
+    steps: Count = 1000,  # Length of each sleep
+    seed: Seed = 0,  # Of rules and spikes
 ) -> (
     tuple
-):  # The best network (a copy, or `net` itself), and a row a trial: its score, spikes and parameters; 0 is awake
+):  # The best network (a copy, or `model` itself), and a row a trial: its score, spikes and parameters; 0 is awake
     "Random search for a rule (Bergstra and Bengio 2012)."
-    check_int(budget, "budget", 1), check_int(steps, "steps", 1)
-    generator, stages = np.random.default_rng(seed), chain(net, as_floats(x[:2]))
-    s = largest(net, stages, x[:2000])
-    best, top = net, scored(net)
+    generator, stages = np.random.default_rng(seed), chain(model, as_floats(x[:2]))
+    s = largest(model, stages, x[:2000])
+    best, top = model, scored(model)
     trials = [dict(trial=0, score=top)]
     for trial in range(1, budget + 1):
-        rule, other = draw_rule(generator, len(stages), steps), copy.deepcopy(net)
+        rule, other = draw_rule(generator, len(stages), steps), copy.deepcopy(model)
         night = sleep(other, x, rule, torch.Generator().manual_seed(seed), s=s)
         got = scored(other)
-        told = dataclasses.asdict(rule) | dict(thresholds=str([round(t, 2) for t in rule.thresholds]))
-        kept = {k: told[k] for k in ("rate", "increase", "decrease", "thresholds", "scale")}
+        fields = dataclasses.asdict(rule) | dict(thresholds=str([round(t, 2) for t in rule.thresholds]))
+        kept = {k: fields[k] for k in ("rate", "increase", "decrease", "thresholds", "scale")}
         trials.append(dict(trial=trial, score=got, spikes=int(night.spikes.sum()), **kept))
         if got > top:
             best, top = other, got
     return best, pd.DataFrame(trials)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #b3f4479f
+_Trials = Annotated[pd.DataFrame, with_columns("part", "seed", "trial", "score", "search_s")]
+_Tests = Annotated[pd.DataFrame, with_columns("part", "network", "seed", "red")]
+
+
+@checked
 def trials_of(
-    df: pd.DataFrame,  # Records: part, seed, trial, score, search_s
-    by: tuple = (),  # Columns that make a setting
+    df: _Trials,  # Records: part, seed, trial, score, search_s
+    by: Iterable[str] = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting and seed: awake, best, median, better, rules, search_s
     "What a search found on validation images: scores awake and of the rules, how many were better, of how many, and seconds."
     keys, df = [*by, "seed"], df[df["part"] == "search"]
@@ -127,29 +148,31 @@ def trials_of(
     return found.agg(**of, better=("better", "sum"), rules=("score", "size"), search_s=("search_s", "first"))
 
 
+@checked
 def worth_of(
-    df: pd.DataFrame,  # Records: part, network ("awake" among them), seed, stress, level, accuracy, red
-    by: tuple = (),  # Columns that make a setting
-) -> pd.DataFrame:  # A row a setting, stress and level: mean accuracies, and differences to awake with 95 % intervals
+    df: _Tests,  # Records: part, network ("awake" among them), seed, stressor, strength, accuracy, red
+    by: Iterable[str] = (),  # Columns that make a setting
+) -> pd.DataFrame:  # A row a setting, stressor and strength: mean accuracies, differences to awake with 95 % intervals
     "What was tested, against the network awake, in points; where the audit is red, FGSM says in how many seeds. Intervals are not corrected for their number."
     tests = df[df["part"] == "test"]
     red = tests.assign(red=tests["red"] != "none").groupby([*by, "seed"])["red"].any()
-    means = tests.pivot_table("accuracy", [*by, "stress", "level", "seed"], "network")
-    groups = means.join(red).groupby([*by, "stress", "level"])
+    means = tests.pivot_table("accuracy", [*by, "stressor", "strength", "seed"], "network")
+    groups = means.join(red).groupby([*by, "stressor", "strength"])
 
-    def told(m, name):
+    def difference(m, name):
         d = paired_difference(m[name].to_numpy(), m["awake"].to_numpy())
-        red = m["red"].sum() if "fgsm" in m.index.get_level_values("stress") else 0
+        red = m["red"].sum() if "fgsm" in m.index.get_level_values("stressor") else 0
         return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + (f", red in {red} of {d.n}" if red else "")
 
     rest = [n for n in means if n != "awake"]
-    table = means.groupby([*by, "stress", "level"]).mean()
-    return table.assign(**{f"{n} - awake": groups.apply(told, n) for n in rest})
+    table = means.groupby([*by, "stressor", "strength"]).mean()
+    return table.assign(**{f"{n} - awake": groups.apply(difference, n) for n in rest})
 
 
+@checked
 def red_of(
-    df: pd.DataFrame,  # Records: part, network, seed, red
-    by: tuple = (),  # Columns that make a setting
+    df: _Tests,  # Records: part, network, seed, red
+    by: Iterable[str] = (),  # Columns that make a setting
 ) -> pd.DataFrame:  # A row a setting and network, a column a seed
     "Red checks of the audit of each network that was tested."
     return df[df["part"] == "test"].groupby([*by, "network", "seed"])["red"].first().unstack()

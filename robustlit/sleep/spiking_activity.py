@@ -61,17 +61,17 @@ def spiking_activity(
     check_choice(rule, ("A", "B", "report"), "rule"), check_choice(reset, RESETS, "reset")
     check_number(factor, "factor", 1e-9), check_int(steps, "steps", 1), check_int(images, "images", 1)
     whose, network = ("report", "control") if rule == "report" else ("authors", "authors")
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     part = load(data, valid=0).subset(n_test=images)
-    x, y = part.x_test.to(next(net.parameters()).device), part.y_test.to(next(net.parameters()).device)
-    awake = accuracy(net, x, y)
+    x, y = part.x_test.to(next(model.parameters()).device), part.y_test.to(next(model.parameters()).device)
+    awake = accuracy(model, x, y)
     chosen = RULES[rule]
     thresholds = tuple(factor * t for t in chosen.thresholds)
     night = sleep(
-        net, training_part(whose, data)[0], chosen, set_seed(seed), steps=steps, reset=reset, thresholds=thresholds
+        model, training_part(whose, data)[0], chosen, set_seed(seed), steps=steps, reset=reset, thresholds=thresholds
     )
     weights = night.summary()[["changed", "change"]].assign(layer=range(1, 1 + len(night.units)))
-    return by_stretch(night).merge(weights, on="layer").assign(accuracy=accuracy(net, x, y), awake=awake, n=images)
+    return by_stretch(night).merge(weights, on="layer").assign(accuracy=accuracy(model, x, y), awake=awake, n=images)
 
 # %% ../../nbs/sleep/52_spiking_activity.ipynb #c7026bab
 @claim(
@@ -92,10 +92,10 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     change = df.groupby(["seed", "layer"])["change"].first().unstack()
     little, still = bool((rate < 0.1).to_numpy().all()), bool((change < 1).to_numpy().all())
     total = df.groupby(["seed", "layer"])["spikes"].sum().unstack()
-    told = "spikes a night: " + ", ".join(f"{n:.0f} in layer {k}" for k, n in total.mean().items())
-    told += f"; little spiking: {'yes' if little else 'no'}; little change: {'yes' if still else 'no'}"
+    text = "spikes a night: " + ", ".join(f"{n:.0f} in layer {k}" for k, n in total.mean().items())
+    text += f"; little spiking: {'yes' if little else 'no'}; little change: {'yes' if still else 'no'}"
     values = {f"change, layer {k} ({n:.0f} spikes)": change[k].to_numpy() for k, n in total.mean().items()}
-    return Finding(little and still, told, values)
+    return Finding(little and still, text, values)
 
 
 @claim(

@@ -446,8 +446,8 @@ class Night:
 
     def __repr__(self) -> str:
         rows = self.summary()[["layer", "spikes", "changed"]].to_numpy()
-        told = ", ".join(f"{name}: {n} spikes, {changed:.2g} % of weights changed" for name, n, changed in rows)
-        return f"Night({len(self.spikes)} steps; {told})"
+        text = ", ".join(f"{name}: {n} spikes, {changed:.2g} % of weights changed" for name, n, changed in rows)
+        return f"Night({len(self.spikes)} steps; {text})"
 
 # %% ../../nbs/sleep/14_stdp.ipynb #1c19f00c
 def raster(
@@ -471,19 +471,19 @@ def raster(
     return ax
 
 # %% ../../nbs/sleep/14_stdp.ipynb #77622ef4
-def _prepare(net: nn.Module, x: Tensor, rule: Rule) -> list:
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"`net` must be a torch.nn.Module, got {type(net).__name__}")
+def _prepare(model: nn.Module, x: Tensor, rule: Rule) -> list:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(x, Tensor):
         raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
     if x.ndim != 4 or not len(x):
         raise ValueError(f"`x` must be images (n, c, h, w), got shape {tuple(x.shape)}")
     if x.dtype != torch.uint8:
         check_images(x)
-    first = next(net.parameters(), torch.zeros(0))
+    first = next(model.parameters(), torch.zeros(0))
     if x.device != first.device:
         raise ValueError(f"`x` must be on the network's device, {first.device}, got {x.device}")
-    stages = chain(net, as_floats(x[:2]).to(first.dtype))
+    stages = chain(model, as_floats(x[:2]).to(first.dtype))
     if len(rule.thresholds) != len(stages):
         raise ValueError(
             f"`thresholds` must have one value for each of the {len(stages)} layers, got {len(rule.thresholds)}"
@@ -491,10 +491,10 @@ def _prepare(net: nn.Module, x: Tensor, rule: Rule) -> list:
     return stages
 
 
-def _alpha(net, stages, x, rule, s) -> tuple:
+def _alpha(model, stages, x, rule, s) -> tuple:
     if rule.normalise != "data":
         return (1.0,) * len(stages)
-    s = largest(net, stages, x) if s is None else s
+    s = largest(model, stages, x) if s is None else s
     if len(s) != len(stages) or min(s) <= 0:
         raise ValueError(
             f"`s` must have a positive value for each of the {len(stages)} layers, got {s}; a layer without positive weights and activations is silent"
@@ -565,7 +565,7 @@ def _watched(seen: list, layer: int, part: int) -> np.ndarray:
 
 # %% ../../nbs/sleep/14_stdp.ipynb #bc16efb4
 def sleep(
-    net: nn.Module,  # A chain of Linear or Conv2d with ReLU between (see `chain`); changed in place, at the end
+    model: nn.Module,  # A chain of Linear or Conv2d with ReLU between (see `chain`); changed in place, at the end
     x: Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], on the network's device; dreamt of in this order
     rule: Rule | str = "A",  # A `Rule`, or one of `RULES`
     generator: torch.Generator | None = None,  # Of the spikes, on the CPU; torch's own if None
@@ -580,12 +580,12 @@ def sleep(
     if not isinstance(rule, Rule):
         raise TypeError(f"`rule` must be a Rule or one of {', '.join(RULES.names())}, got {type(rule).__name__}")
     rule = dataclasses.replace(rule, **changes)
-    stages = _prepare(net, x, rule)
+    stages = _prepare(model, x, rule)
     linear = all(isinstance(stage.layer, nn.Linear) and not stage.pools for stage in stages)
     if check_choice(engine, ("auto", "event", "tensor"), "engine") == "event" and not linear:
         raise ValueError("`engine` 'event' takes linear layers only, without pooling between them; leave it 'auto'")
     by_events = engine == "event" or (engine == "auto" and linear and x.device.type == "cpu")
-    alpha = _alpha(net, stages, x, rule, s)
+    alpha = _alpha(model, stages, x, rule, s)
     made = (EventEngine if by_events else TensorEngine)(
         stages, rule, alpha, as_floats(x[:1]).to(stages[0].layer.weight.dtype)
     )

@@ -8,6 +8,7 @@ Docs: https://robustlit.github.io/robustlit/sleep/strong_attacks.html.md"""
 __all__ = ['EPS', 'BOUNDED', 'NEAREST', 'bounded', 'nearest', 'strong_attacks']
 
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #7183dc36
+from functools import partial
 from typing import cast
 
 import pandas as pd
@@ -16,6 +17,7 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import check_int
 from ..records import experiment
+from ..stressors import in_schema, under
 from .networks import View
 from .baselines import test_part
 from ..minimal_attacks import smallest
@@ -40,38 +42,44 @@ NEAREST = (
 
 
 def bounded(
-    net: torch.nn.Module,  # Images in [0, 1] to logits
+    model: torch.nn.Module,  # Images in [0, 1] to logits
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
-) -> pd.DataFrame:  # attack, eps, accuracy (percent), n; of `square` on two fifths of the images
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy (percent), n; of `square` on two fifths of the images
     "Accuracy by radius, under each of `BOUNDED`."
     tables = []
     for name, options in BOUNDED:
         n, generator = max(1, len(x) * 2 // 5) if name == "square" else len(x), torch.Generator().manual_seed(seed)
-        found = accuracy_by_eps(attack_curve(net, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options)))
-        tables.append(found[["eps", "accuracy"]].assign(attack=name, n=n))
+        found = accuracy_by_eps(
+            attack_curve(model, x[:n], y[:n], EPS, name, generator=generator, **cast(dict, options))
+        )
+        told = [under(name, e) for e in found["eps"]]
+        tables.append(pd.DataFrame(told).assign(accuracy=found["accuracy"].to_numpy(), n=n))
     return pd.concat(tables)
 
 
 def nearest(
-    net: torch.nn.Module,  # Images in [0, 1] to logits
+    model: torch.nn.Module,  # Images in [0, 1] to logits
     x: torch.Tensor,  # Images
     y: torch.Tensor,  # Labels
     seed: int = 0,  # Of random starts
-) -> pd.DataFrame:  # attack, accuracy (percent not broken at any distance), l0, l2, linf (medians, pixel units), n
+) -> pd.DataFrame:  # suite, stressor, strength (none), unit, accuracy (percent not broken at any distance), l0, l2, linf (medians, pixel units), n
     "How far the nearest wrong image is, by each of `NEAREST`; images read wrong to begin with are at distance 0."
     rows = []
     for name, options in NEAREST:
-        table = smallest(net, x, y, name, generator=torch.Generator().manual_seed(seed), **cast(dict, options)).table()
+        table = smallest(
+            model, x, y, name, generator=torch.Generator().manual_seed(seed), **cast(dict, options)
+        ).table()
         medians = {d: float(table[d].median()) for d in ("l0", "l2", "linf")}
-        rows.append(dict(attack=name, accuracy=100 * float((~table.success).mean()), n=len(x)) | medians)
+        rows.append(under(name) | dict(accuracy=100 * float((~table.success).mean()), n=len(x)) | medians)
     return pd.DataFrame(rows).replace(float("inf"), float("nan"))
 
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #2203bbc4
 @experiment(
     version=1,
     id="sleep/harder",
+    upgrade=partial(in_schema, attack="stressor", eps="strength"),
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=40),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=500),
 )
@@ -83,12 +91,14 @@ def strong_attacks(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step; the reading's own if None
     images: int = 500,  # Test images for the bounded attacks; a fifth of them for the others
-) -> pd.DataFrame:  # attack, eps (pixel units), accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
+) -> (
+    pd.DataFrame
+):  # suite, stressor, strength (eps), unit, accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
     check_int(images, "images", 5)
-    net = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
-    net = View(net, views_of(network, "sleep")[0][0])
+    model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
+    model = View(model, views_of(network, "sleep")[0][0])
     x, y = test_part(data, images)
     mixed, few = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)).to(x.device), len(x) // 5
     x, y = x[mixed], y[mixed]
-    return pd.concat([bounded(net, x, y, seed), nearest(net, x[:few], y[:few], seed)], ignore_index=True)
+    return pd.concat([bounded(model, x, y, seed), nearest(model, x[:few], y[:few], seed)], ignore_index=True)

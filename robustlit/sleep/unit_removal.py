@@ -18,8 +18,9 @@ from torch import nn
 from ..checks import check_choice, check_int
 from ..data import as_images
 from ..records import experiment
+from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
-from .noise_blur_fgsm import distortion
+from .defences import distortion
 from .baselines import test_part, training_part
 from .stdp import sleep
 from ..evaluation import accuracy_of, answers, logits_of
@@ -31,15 +32,15 @@ METHODS = ("awake", "sleep", "fired", "active", "next", "random")
 
 
 @torch.no_grad()
-def _chosen(method, net, slept, x, generator) -> torch.Tensor:
+def _chosen(method, model, slept, x, generator) -> torch.Tensor:
     "The units of the first layer that are removed, by number."
     first = lambda n: cast(nn.Linear, chain(n, as_images(x[:2]))[0].layer).weight
-    fired = (first(net) != first(slept)).any(1).nonzero()[:, 0]
+    fired = (first(model) != first(slept)).any(1).nonzero()[:, 0]
     if method == "fired":
         return fired
     if method == "random":
-        return torch.randperm(len(first(net)), generator=generator)[: len(fired)].to(x.device)
-    stages = chain(net, as_images(x[:2]))
+        return torch.randperm(len(first(model)), generator=generator)[: len(fired)].to(x.device)
+    stages = chain(model, as_images(x[:2]))
     mean = sum(forward_rectified(stages, as_images(part))[0].double().sum(0) for part in x.split(1000))
     order = cast(torch.Tensor, mean).argsort(descending=True)
     return order[~torch.isin(order, fired)][: len(fired)] if method == "next" else order[: len(fired)]
@@ -47,16 +48,16 @@ def _chosen(method, net, slept, x, generator) -> torch.Tensor:
 
 @torch.no_grad()
 def without_units(
-    net: nn.Module,  # A chain as in `robustlit.sleep.conversion.chain`; not changed
+    model: nn.Module,  # A chain as in `robustlit.sleep.conversion.chain`; not changed
     units: torch.Tensor,  # Numbers of first-layer units
     x: torch.Tensor,  # At least one image (n, c, h, w), uint8, to read the chain by
 ) -> nn.Module:  # A copy in which they are silent
     "Units removed: their weights, and bias if there is one, are zero."
-    net = copy.deepcopy(net)
-    layer = cast(nn.Linear, chain(net, as_images(x[:2]))[0].layer)
+    model = copy.deepcopy(model)
+    layer = cast(nn.Linear, chain(model, as_images(x[:2]))[0].layer)
     for p in layer.parameters():
         p[units] = 0
-    return net
+    return model
 
 # %% ../../nbs/sleep/53_unit_removal.ipynb #73b3c993
 SHOWN = [("clean", 0.0), *(("blur", s) for s in (1.5, 2.5, 4.0)), *(("noise", v) for v in (0.1, 0.3, 0.5))]
@@ -65,6 +66,7 @@ SHOWN = [("clean", 0.0), *(("blur", s) for s in (1.5, 2.5, 4.0)), *(("noise", v)
 @experiment(
     version=1,
     id="sleep/silenced",
+    upgrade=in_schema,
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=100, steps=2000),
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
@@ -77,24 +79,24 @@ def unit_removal(
     epochs: int = 2,  # Passes over the training images
     batch_size: int | None = None,  # Images a step of training; the reading's own if None
     images: int = 10_000,  # Test images, stratified by class
-) -> pd.DataFrame:  # stress, level, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
+) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
     "The authors' network asleep, or with as many units removed, under blur and noise."
     check_choice(method, METHODS, "method"), check_int(steps, "steps", 1)
     parent = load_network("authors", seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     x, y = test_part(data, images)
     slept, seen = copy.deepcopy(parent), training_part("authors", data)[0]
     sleep(slept, seen, "A", set_seed(seed), steps=steps)
-    pick = lambda how: _chosen(how, parent, slept, seen, set_seed(seed))
+    pick = lambda method: _chosen(method, parent, slept, seen, set_seed(seed))
     fired, units = pick("fired"), pick("fired" if method in ("awake", "sleep") else method)
     with torch.no_grad():
         opened = forward_rectified(chain(slept, x[:2]), x)[0][:, fired].amax(0) > 0
     overlap = 100 * float(torch.isin(units, fired).double().mean())
     about = dict(overlap=overlap, still_open=100 * float(opened.double().mean()), units=len(units))
-    net = dict(awake=parent, sleep=slept).get(method) or without_units(parent, units, seen)
+    model = dict(awake=parent, sleep=slept).get(method) or without_units(parent, units, seen)
     rows = []
     for stress, level in SHOWN:
         shown = distortion(x, stress, level, seed) if level else x
-        logits, theirs = logits_of(net, shown), logits_of(slept, shown)
+        logits, theirs = logits_of(model, shown), logits_of(slept, shown)
         same = accuracy_of(logits, theirs.argmax(1))
-        rows.append(dict(stress=stress, level=level, agreement=same) | about | answers(logits, y))
+        rows.append(under(stress, level) | dict(agreement=same) | about | answers(logits, y))
     return pd.DataFrame(rows)

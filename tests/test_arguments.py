@@ -1,0 +1,367 @@
+"Arguments: every public function takes a valid call and refuses what is known to be bad, by the argument's name, before anything runs."
+
+import importlib
+import inspect
+import math
+import pkgutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import robustlit
+from robustlit import execution, files, masking, models, plots, report, statistics, streams, stressors, zoo
+from robustlit.checks import bad_values, checks_of
+from robustlit.data import load
+from robustlit.filtering import filter_map, filters, scores
+from robustlit.filtering import networks as filter_networks
+from robustlit.metaplasticity import continual, layers, optimizer
+from robustlit.sleep import baselines, defences, networks, rule_search
+
+RNG = torch.Generator().manual_seed(0)
+X, Y = torch.rand(4, 1, 8, 8, generator=RNG), torch.tensor([0, 1, 2, 3])
+DIGITS = load("digits").subset(60, 20)
+
+
+def perceptron():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+
+
+MODEL, BINARY = perceptron().eval(), layers.binary_mlp(64, (8,), 10)
+TASK = streams.permuted(DIGITS, 1)[0]
+DAY = continual.Phase(BINARY.state_dict(), [continual.snapshots(BINARY, TASK)])
+DAYS = continual.Phases(BINARY, [TASK], [DAY], {})
+ROWS = stressors.stress(MODEL, (X, Y), [s for s in stressors.corruption_suite(MODEL, X, (1,)) if s.name == "fog"])
+AUDIT = pd.DataFrame(dict(check=["range"], kind=["cause"], red=[False], finding=["fine"]))
+RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], accuracy=[90.0, 91.0, 80.0, 82.0]))
+RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
+SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
+TESTS = pd.DataFrame(
+    dict(part="test", network=["awake", "best"], seed=0, stress="blur", level=1.0, accuracy=[9.0, 8.0])
+)
+TESTS = pd.concat([TESTS, TESTS.assign(seed=1)]).assign(red="none")
+STRESSED = pd.DataFrame(dict(stress=["blur", "blur", "noise"], level=[0.0, 1.0, 1.0], accuracy=[90.0, 80.0, 70.0]))
+SUBJECT = masking.Subject(MODEL, X, Y, 0.1, 0)
+CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10)).eval()
+MAP = filter_map.filter_map(CONV, (X, CONV(X).argmax(1)), thresholds=3, filters=["high_pass"], images=None)
+WEIGHTS = {"2": CONV[2].weight}
+STEP = filters.filter_steps(WEIGHTS, ["low_pass"], 2)[0]
+SCORES = scores.layer_scores(MAP, ["high_pass"])
+NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
+NORMALISED = filter_networks.Normalise(DIGITS)
+
+
+def weights(n=8):
+    return [nn.Parameter(torch.ones(n, n))]
+
+
+def job():
+    nbformat.write(NOTEBOOK, "one.ipynb")
+    return execution.Job("one.ipynb", "done.ipynb", {}, {})
+
+
+def draw(a=1):
+    return plt.subplots(figsize=(1, 1))[0]
+
+
+class Knob:
+    value = 1
+
+    def observe(self, function, name): ...
+
+
+def knobs():
+    return dict(a=Knob())
+
+
+def control(seed=0, data="digits"):
+    return perceptron()
+
+
+def small(seed, data, hidden, epochs, batch_size):
+    return networks.reader(64, 10, hidden, **networks.READINGS["report"])
+
+
+# A valid call of each public function: the later values of an argument's name stand in for those of its role
+
+CALLS = {
+    statistics.t_interval: dict(values=[1.0, 2.0], confidence=0.9),
+    statistics.paired_difference: dict(a=[1.0, 2.0], b=[0.0, 1.5], confidence=0.9),
+    statistics.bootstrap_interval: dict(a=[1.0, 2.0], b=[0.0, 1.5], resamples=100, confidence=0.9, seed=1),
+    statistics.holm: dict(pvalues=[0.1, 0.5]),
+    execution.read_notebook: dict(path="one.ipynb"),
+    execution.tagged: dict(cell=NOTEBOOK.cells[0], tag="report"),
+    execution.prepared: dict(notebook=NOTEBOOK, report=False),
+    execution.own_kernel: dict(env={}),
+    execution.Job: dict(notebook="a", executed="b", parameters={}, env={}, number=0, report=False, progress=False),
+    execution.execute: dict(job=execution.Job("one.ipynb", "done.ipynb", {}, {}), parent=0),
+    files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
+    models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
+    models.load_or_train: dict(model=MODEL, train=lambda net: None, path="made.pt"),
+    report.named_model: dict(name="torch.nn:Flatten", weights=None),
+    report.stress_figure: dict(rows=ROWS),
+    report.report_page: dict(title="A model", rows=ROWS, checks=AUDIT),
+    report.write_report: dict(
+        model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
+    ),
+    stressors.images_and_labels: dict(data=(X, Y), images=2),
+    stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x)),
+    stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto"),
+    stressors.linf_suite: dict(model=MODEL, x=X, eps=(0.1,), attacks=("fgsm",)),
+    stressors.fault_suite: dict(model=MODEL, x=X, rates=(0.1,)),
+    stressors.noise_blur_suite: dict(model=MODEL, x=X, sigmas=(1.0,), variances=(0.1,)),
+    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0),
+    stressors.eps_area: dict(eps=[0.0, 0.1, 0.2], accuracy=[90.0, 50.0, 10.0], floor=1e-3),
+    stressors.corruption_error: dict(rows=ROWS, reference=ROWS),
+    masking.Subject: dict(model=MODEL, x=X, y=Y, eps=0.1, seed=0, surrogates=[MODEL]),
+    masking.student_of: dict(s=SUBJECT, steps=1, width=4),
+    masking.Scaled: dict(model=MODEL, factor=2.0),
+    masking.Back: dict(model=MODEL, low=0.0, high=255.0),
+    masking.audit: dict(model=MODEL, data=(X, Y), eps=0.1, images=4, surrogates=[MODEL], seed=0),
+    masking.audit_summary: dict(table=AUDIT),
+    zoo.timed_training: dict(name="local/small", parameters=dict(seed=0), folder=".", seconds=1.0),
+    zoo.network: dict(parent=None, views=zoo.LOGITS, seconds=1.0),
+    zoo.find_network: dict(name="sleep/control", paper="sleep"),
+    zoo.load_network: dict(name="sleep/control", seed=0, data="digits", paper="sleep", epochs=1, hidden=(8, 8)),
+    zoo.views_of: dict(name="sleep/control", paper="sleep"),
+    zoo.networks: dict(paper="sleep"),
+    plots.ordered_colours: dict(values=[1, 2]),
+    plots.spread: dict(df=RUNS, y="accuracy", over=["meta"], by="seed", interval="sd"),
+    plots.curve_with_spread: dict(
+        ax=plt.subplots()[1], df=RUNS, x="eps", y="accuracy", group="meta", by="seed", interval="t", style="bars"
+    )
+    | dict(colours={0.0: "red", 1.0: "blue"}),
+    plots.curve_panels: dict(df=RUNS, column="eps", values=[0.1], x="eps", y="accuracy", group="meta", shape=(1, 1))
+    | dict(size=(2, 2), ylim=(0, 100), labels=("a", "b")),
+    plots.image_grid: dict(images=X, titles=None, rows=2, cols=2, size=1.0),
+    plots.heat_table: dict(table=pd.DataFrame([[1.0]]), ax=None, low=0.0, high=1.0, decimals=1),
+    plots.caption: dict(df=RUNS, per="meta"),
+    plots.live_picture: dict(draw=draw, knobs=knobs()),
+    plots.save_figure: dict(fig=draw(), name="made", folder="."),
+    layers.sign: dict(x=X),
+    layers.BinaryLinear: dict(in_features=2, out_features=2, binarise_input=True, init_width=0.1, init="normal"),
+    layers.BinaryConv2d: dict(in_channels=1, out_channels=1, kernel_size=3, stride=1, padding=0, binarise_input=True)
+    | dict(init_width=0.1, init="normal"),
+    layers.binary_mlp: dict(inputs=64, hidden=[8], n_classes=10, gamma_init="ones", init_width=0.1),
+    layers.real_mlp: dict(inputs=64, hidden=[8], n_classes=10, gamma_init="ones", init_width=0.1),
+    layers.binary_convnet: dict(shape=(1, 8, 8), n_classes=10, variant="mnist", gamma_init="ones"),
+    layers.storage_bits: dict(model=BINARY),
+    layers.bn_state: dict(model=BINARY),
+    layers.load_bn_state: dict(model=BINARY, state=layers.bn_state(BINARY)),
+    layers.using_bn: dict(model=BINARY, state=layers.bn_state(BINARY)),
+    layers.recalibrated_bn: dict(model=BINARY, batches=TASK.test_batches()),
+    optimizer.damping: dict(w=torch.ones(2), meta=1.0),
+    optimizer.MetaplasticAdam: dict(params=weights(), lr=0.1, meta=1.0, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.0)
+    | dict(fused=None),
+    continual.snapshots: dict(model=BINARY, task=TASK),
+    continual.learn: dict(model=BINARY, tasks=[TASK], epochs=1, batch_size=10, order=RNG, meta=1.0, lr=0.1)
+    | dict(weight_decay=0.0, callbacks=lambda task: ()),
+    continual.Phase: dict(weights={}, batch_norm=[]),
+    continual.Phases: dict(model=BINARY, tasks=[TASK], days=[DAY], made={}),
+    continual.Phases.at: dict(self=DAYS, after=1, on=1, bn="own", statistics="running"),
+    continual.networks_path: dict(parameters=dict(seed=0), store=None),
+    continual.learned: dict(meta=1.0, width=8, seed=0, data="digits", n_tasks=1, epochs=1, batch_size=500)
+    | dict(gamma_init="ones", network="real", first_identity=True),
+    networks.Dropout: dict(p=0.2, kind="classic"),
+    networks.reader: dict(n_in=64, n_out=10, hidden=(8,), bias=True, init="torch", dropout="none")
+    | dict(dropout_kind="always", p=0.1),
+    networks.report_convnet: dict(n_out=10, dropout_kind="inverted"),
+    networks.square_error: dict(z=torch.ones(2, 3), y=torch.arange(2)),
+    networks.as_floats: dict(x=X),
+    networks.Pairs: dict(x=X, y=Y, batch_size=2, generator=RNG),
+    networks.descend: dict(model=MODEL, x=X, y=Y, epochs=1, loss="square", lr=0.1, momentum=0.5, batch_size=2)
+    | dict(generator=RNG, callbacks=()),
+    networks.View: dict(model=MODEL, kind="softmax"),
+    defences.authors_blur: dict(x=X, sigma=1.0),
+    defences.report_blur: dict(x=X, sigma=1.0),
+    defences.wrapped_noise: dict(x=X, variance=0.1, generator=RNG),
+    defences.distorted_copies: dict(x=X, kind="blur", generator=RNG, levels=[1.0]),
+    defences.adversarial_copies: dict(model=MODEL, x=X, y=Y, generator=RNG, share=0.5, amplitude=0.1),
+    defences.softened_loss: dict(temperature=2.0, weight=1.0),
+    defences.soft_labels: dict(model=MODEL, x=X, temperature=2.0, batch_size=2),
+    defences.distil: dict(teacher=MODEL, student=perceptron(), x=X, y=Y, temperature=2.0, epochs=1, generator=RNG)
+    | dict(weight=1.0),
+    baselines.training_part: dict(reading="report", data="digits"),
+    baselines.test_part: dict(data="digits", images=20),
+    baselines.perceptron: dict(reading="report", x=X, n_classes=10, hidden=(8, 8)),
+    baselines.convolutional: dict(reading="report", x=torch.rand(1, 1, 28, 28), n_classes=10, hidden=()),
+    baselines.begin: dict(reading="report", seed=0, data="digits", hidden=(8, 8), epochs=1, batch_size=10)
+    | dict(parent=small, build=baselines.perceptron),
+    rule_search.draw_rule: dict(generator=np.random.default_rng(0), layers=2, steps=10),
+    rule_search.stressed: dict(model=MODEL, x=X, y=Y, seed=0, sigmas=(1.0,), variances=(0.1,), eps=(0.1,)),
+    rule_search.score: dict(rows=STRESSED),
+    rule_search.tested: dict(model=MODEL, x=X, y=Y, seed=0, eps=(0.1,), audited=4),
+    rule_search.search: dict(model=MODEL, x=X, scored=lambda net: 1.0, budget=1, steps=2, seed=0),
+    rule_search.trials_of: dict(df=SEARCH, by=()),
+    rule_search.worth_of: dict(df=TESTS, by=()),
+    rule_search.red_of: dict(df=TESTS, by=()),
+    filters.keep_mask: dict(w=torch.rand(4), filter="low_pass", alpha=0.5, width=0.1, seed=0, layer="a"),
+    filters.filterable_layers: dict(model=CONV, layers=["2"]),
+    filters.active_weights: dict(model=CONV, x=X, layers="0"),
+    filters.threshold_grid: dict(low=0.0, high=1.0, thresholds=3),
+    filters.step_masks: dict(weights=WEIGHTS, step=STEP, compat=(), seed=0),
+    filters.filter_steps: dict(weights=WEIGHTS, filters=["pulse"], thresholds=2, active=None, compat=(), seed=0),
+    filters.filtered: dict(model=CONV, keep={"2": torch.ones(10, 72, dtype=torch.bool)}),
+    filter_map.filter_map: dict(model=CONV, data=(X, Y), layers="2", scope="local", filters=["pulse"], thresholds=2)
+    | dict(eps=0.1, adversary="static", attack="fgsm", options={}, images=None, seed=0, engine="plain", chunk=2)
+    | dict(batch_size=2, compat=(), keep=None),
+    filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
+    filter_networks.Normalise: dict(data=DIGITS),
+    filter_networks.build: dict(name="squeezenet", data=DIGITS, width=8, init="torchvision"),
+    scores.area: dict(values=np.ones(3), rule="simpson"),
+    scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
+    scores.combined_response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
+    scores.label: dict(score=0.1, delta=0.05, tested=True),
+    scores.layer_scores: dict(rows=MAP, filters=["high_pass"], by=(), rule="simpson", count="all", delta=0.05),
+    scores.normalised_scores: dict(table=SCORES, method="symmetric"),
+    scores.to_layers: dict(table=SCORES, share=0.5, score="S_clean", what="names", lowest=True, stressor="combined"),
+}
+MANAGERS = {execution.own_kernel, zoo.timed_training, layers.using_bn, filters.filtered}
+EXTRA_SETTINGS = {zoo.load_network: {"epochs", "hidden"}}
+
+# Bad values by an argument's name, beside those that follow from its annotation
+
+BY_NAME = dict(
+    seed=[1.5, True, -1, "0"],
+    lr=[True, math.nan, "0.1", -1],
+    meta=["abc", math.nan, -1, True],
+    generator=[0],
+    model=[nn.Flatten, 3, len],
+    net=[nn.Flatten, 3, len],
+    data=[3, pd.DataFrame()],
+    df=[3, pd.DataFrame(), "text"],
+    rows=[3, "text"],
+    name=[pd.DataFrame(), 3],
+    path=[3, pd.DataFrame()],
+    x=[3, X.numpy(), "images"],
+    y=[[0, 1, 2, 3]],
+    images=[-1, 0, 1.5, True],
+    epochs=[-1, 1.5, True],
+    batch_size=[0, -1, 1.5, True],
+)
+"Images outside [0, 1], of other dimensions, of whole numbers, with NaN; labels of floats, of other numbers of images."
+IMAGES = [X + 1, X[0], X.byte(), X * math.nan]
+LABELS = [Y.float(), Y[:2], Y - 1]
+BY_HAND = {
+    (stressors.stress, "data"): [*((x, Y) for x in IMAGES if x.dtype != torch.uint8), *((X, y) for y in LABELS), (X,)],
+    (stressors.stress, "suite"): ["corruption", [], [3]],
+    (stressors.stress, "images"): [0, -1],
+    (masking.audit, "data"): [*((X, y) for y in LABELS), (X,)],
+    (report.write_report, "suite"): ["blurs"],
+    (report.named_model, "name"): ["torch.nn"],
+    (report.named_model, "weights"): ["no such file.pt"],
+    (zoo.find_network, "name"): ["sleep/slep"],
+    (zoo.load_network, "name"): ["sleep/slep"],
+    (zoo.load_network, "data"): ["mnits"],
+    (continual.learned, "data"): ["mnits"],
+    (baselines.training_part, "data"): ["mnits"],
+    (plots.image_grid, "images"): [X + 1, X[0, 0], X * math.nan],
+    (plots.save_figure, "name"): ["a/b", ""],
+    (statistics.t_interval, "values"): [[], ["a"]],
+    (statistics.holm, "pvalues"): [[2.0], ["a"]],
+}
+FREE = {"self": "the object itself"}
+
+
+def label(fn):
+    return f"{fn.__module__.removeprefix('robustlit.')}.{fn.__qualname__}"
+
+
+def called(fn, arguments):
+    "The function's result; of a context manager or an iterator, what it gives when used up."
+    made = fn(**arguments)
+    if fn in MANAGERS:
+        with made as made:
+            pass
+    return list(made) if inspect.isgenerator(made) else made
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "An empty folder with a notebook in it, in which networks and figures are filed too."
+    for name in ("RUNS", "RESULTS", "FIGURES"):
+        monkeypatch.setenv(f"ROBUSTLIT_{name}", str(tmp_path / name.lower()))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    nbformat.write(NOTEBOOK, "one.ipynb")
+    yield tmp_path
+    plt.close("all")
+
+
+@pytest.mark.parametrize("fn", CALLS, ids=label)
+def test_a_valid_call_is_taken(fn, here):
+    called(fn, CALLS[fn])
+    named = {k for k, p in inspect.signature(fn).parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    assert {*CALLS[fn]} - EXTRA_SETTINGS.get(fn, set()) == named, "an argument is missing in the table"
+
+
+def bad(fn, name):
+    "Values that an argument must refuse: by its annotation, by its name, and by hand; but none that its annotation allows."
+    check, found = checks_of(fn)[name], [*bad_values(fn).get(name, []), *BY_HAND.get((fn, name), [])]
+    for value in BY_NAME.get(name, []) if check is not None else []:
+        try:
+            check(value, name)
+        except (TypeError, ValueError, OSError):
+            found.append(value)
+    return found
+
+
+ARGUMENTS = [(fn, name) for fn in CALLS for name in CALLS[fn] if name in checks_of(fn) and name not in FREE]
+
+
+@pytest.mark.parametrize("fn, name", ARGUMENTS, ids=[f"{label(f)}-{name}" for f, name in ARGUMENTS])
+def test_bad_values_are_refused_by_name(fn, name, here):
+    values = bad(fn, name)
+    assert values, "an argument that takes anything"
+    for value in values:
+        with pytest.raises((TypeError, ValueError, OSError)) as e:
+            called(fn, CALLS[fn] | {name: value})
+        assert f"`{name}`" in str(e.value), f"{value!r}: {e.value}"
+    assert [p.name for p in Path().iterdir()] == ["one.ipynb"], "something was written before the refusal"
+
+
+# Nothing public is left out
+
+
+LATER = "attacks minimal_attacks checks claims command corruptions data digest evaluation experiments faults provenance records "
+LATER += "store streams sweeps training"
+LATER = {f"robustlit.{m}" for m in LATER.split()}
+GIVEN = {
+    statistics.Interval: "what the intervals give",
+    zoo.Network: "what `find_network` gives",
+    filters.FilterStep: "what `filter_steps` gives",
+    baselines.Start: "what `begin` gives",
+}
+
+
+def takes_arguments(thing):
+    if inspect.isclass(thing):
+        return "__init__" in vars(thing) and not issubclass(thing, Exception)
+    return bool(inspect.signature(thing).parameters)
+
+
+def public():
+    "Every public function and class that takes arguments, where it is defined."
+    for info in pkgutil.walk_packages(robustlit.__path__, "robustlit."):
+        if info.name.endswith("._modidx"):
+            continue
+        module = importlib.import_module(info.name)
+        for name in getattr(module, "__all__", []):
+            thing = vars(module).get(name)
+            is_code = inspect.isfunction(thing) or inspect.isclass(thing)
+            if is_code and thing.__module__ == module.__name__ and takes_arguments(thing):
+                yield thing
+
+
+def test_every_public_function_is_called():
+    left = {f for f in public() if f.__module__ not in LATER} - {*CALLS} - {*GIVEN}
+    left = {
+        f for f in left if not (inspect.isclass(f) and issubclass(f, Exception)) and inspect.signature(f).parameters
+    }
+    assert not sorted(map(label, left))
