@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checks import check_choice, check_images, check_int, check_labels, check_number
-from .digest import Table
+from .digest import Later, Table
 from .evaluation import eval_mode
 
 # %% ../nbs/robustness/10_attacks.ipynb #dd9786a0
@@ -722,6 +722,14 @@ ATTACKS = Table(
     uniform_noise=UniformNoise,
     transfer=Transfer,
     autoattack=AutoAttack,
+    worst_case=Later("robustlit.worst_case", "WorstCase"),
+    fab=Later("robustlit.worst_case", "BallFAB"),
+    fab_t=Later("robustlit.worst_case", "BallFABT"),
+    square_l2=Later("robustlit.worst_case", "SquareL2"),
+    pgd_kl=Later("robustlit.worst_case", "PGDKL"),
+    apgd_kl=Later("robustlit.worst_case", "APGDKL"),
+    dim=Later("robustlit.input_diversity", "DIM"),
+    tim=Later("robustlit.input_diversity", "TIM"),
 )
 THREAT = ("norm", "target", "restarts", "early_stop", "eot", "clip")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .attacks import TINY, Search, State, Threat, _check, image_uniform, untouched, worst_images
 from .checks import check_choice, check_images, check_int, check_labels, check_number
-from .digest import Table
+from .digest import Later, Table
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #068a6699
 def _wide(v):
@@ -390,7 +390,17 @@ class Boundary:
         return False
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #17730ab6
-SMALLEST = Table("minimal attacks", deepfool=DeepFool, jsma=JSMA, carlini_wagner=CarliniWagner, boundary=Boundary)
+SMALLEST = Table(
+    "minimal attacks",
+    deepfool=DeepFool,
+    jsma=JSMA,
+    carlini_wagner=CarliniWagner,
+    boundary=Boundary,
+    ddn=Later("robustlit.minimum_norm", "DDN"),
+    fmn=Later("robustlit.minimum_norm", "FMN"),
+    fab=Later("robustlit.minimum_norm", "FAB"),
+    fab_t=Later("robustlit.minimum_norm", "FABT"),
+)
 RULES = ("target", "eot", "clip")
 
 
