@@ -292,7 +292,7 @@ def _suite(suite, model, x) -> list:
         raise TypeError(f"`suite` must be one of {', '.join(suite_names())} or a list of Stressor, got {suite!r}")
     return chosen
 
-# %% ../nbs/robustness/50_stressors.ipynb #a5cb74c7
+# %% ../nbs/robustness/50_stressors.ipynb #e42c2697
 @checked
 def stress(
     model: nn.Module,  # Images in [0, 1] to logits
@@ -338,7 +338,7 @@ def eps_area(
     return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/robustness/50_stressors.ipynb #e01d12e5
-_Rows = Annotated["pd.DataFrame", with_columns("suite", "stressor", "accuracy")]
+_three = with_columns("suite", "stressor", "accuracy")
 
 
 def _errors(rows: "pd.DataFrame") -> tuple:
@@ -352,8 +352,8 @@ def _errors(rows: "pd.DataFrame") -> tuple:
 
 @checked
 def corruption_error(
-    rows: _Rows,  # From `stress`
-    reference: _Rows | None = None,  # The same of a reference network
+    rows: "Annotated[pd.DataFrame, _three]",  # From `stress`
+    reference: "Annotated[pd.DataFrame, _three] | None" = None,  # The same of a reference network
 ) -> (
     "pd.DataFrame"
 ):  # A row a corruption and the mean; error and relative (percent of the reference's, else percentage points)
