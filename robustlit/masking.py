@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Seed, Share, at_least, checked, with_columns
+from .checks import Count, Seed, Share, at_least, checked, or_infinite, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -359,6 +359,9 @@ def _scale(s):
 LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
+_AnyNumber = Annotated[float, or_infinite]
+
+
 class Back(nn.Module):
     "A model behind the way back from [0, 1] to the range that its images came in."
 
@@ -366,8 +369,8 @@ class Back(nn.Module):
     def __init__(
         self,
         model: nn.Module,  # Takes images in the range `low` to `high`
-        low: float,  # What 0 means
-        high: float,  # What 1 means
+        low: _AnyNumber,  # What 0 means
+        high: _AnyNumber,  # What 1 means
     ):
         super().__init__()
         self.model, self.low, self.high = model, low, high
@@ -414,7 +417,7 @@ def audit(
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
-) -> pd.DataFrame:  # check, kind, red, finding
+) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
     with torch.random.fork_rng(), eval_mode(model):
@@ -449,7 +452,7 @@ def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
 @checked
 def audit_summary(
-    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
+    table: Annotated["pd.DataFrame", with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

@@ -25,9 +25,9 @@ from .attacks import attack_images
 from robustlit.checks import (
     Count,
     Images,
+    NotNegative,
     Seed,
     Share,
-    at_least,
     between,
     check_choice,
     check_images,
@@ -213,15 +213,12 @@ def fault_suite(
     return [model_stressor("faults", f"bits of {w}", p, "rate", flip(w, p)) for w in places for p in rates]
 
 # %% ../nbs/robustness/50_stressors.ipynb #21bdbeba
-_NotNegative = Annotated[float, at_least(0)]
-
-
 @checked
 def noise_blur_suite(
     model: nn.Module,  # Any
     x: Images,  # Any images
-    sigmas: tuple[_NotNegative, ...] = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
-    variances: tuple[_NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
+    sigmas: tuple[NotNegative, ...] = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
+    variances: tuple[NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
 ) -> list:  # Of `Stressor`
     "Gaussian blur and Gaussian noise."
     blurred = lambda model, x, y, seed, s: logits_of(model, blur(x, s).clamp(0, 1))
@@ -258,10 +255,12 @@ def under(
 
 @checked
 def in_schema(
-    rows: pd.DataFrame,  # As records hold them, of now or of earlier
+    rows: "pd.DataFrame",  # As records hold them, of now or of earlier
     **names: str,  # Columns that were renamed, old name to new; "stress" and "level" are known
-) -> pd.DataFrame:  # The same in the schema of `stress`
+) -> "pd.DataFrame":  # The same in the schema of `stress`
     "Rows from before there was one schema, with the columns of now."
+    import pandas as pd
+
     if "suite" in rows:
         return rows
     rows = rows.rename(columns=dict(stress="stressor", level="strength") | names)
@@ -291,7 +290,7 @@ def stress(
     suite: str | list = "corruptions",  # "corruptions", "linf", "faults", "noise_blur", "all", or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
-) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
+) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
@@ -329,10 +328,10 @@ def eps_area(
     return dict(log=float(area / -np.log(floor)), raw=float(np.trapezoid(share, eps) / (eps[-1] - eps[0])))
 
 # %% ../nbs/robustness/50_stressors.ipynb #e01d12e5
-_Rows = Annotated[pd.DataFrame, with_columns("suite", "stressor", "accuracy")]
+_Rows = Annotated["pd.DataFrame", with_columns("suite", "stressor", "accuracy")]
 
 
-def _errors(rows: pd.DataFrame) -> tuple:
+def _errors(rows: "pd.DataFrame") -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
     if not len(part) or "clean" not in set(rows["stressor"]):

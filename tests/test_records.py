@@ -451,11 +451,11 @@ def test_a_later_parameter_changes_no_key_at_its_added_value():
 @pytest.mark.parametrize(
     "given, complaint",
     [
-        (dict(rate="1.35"), "`rate` of local/slope must be float, got '1.35'"),
-        (dict(rate=True), "`rate` of local/slope must be float, got True"),
-        (dict(seed=1.5), "`seed` of local/slope must be int, got 1.5"),
-        (dict(seed=False), "`seed` of local/slope must be int"),
-        (dict(widths=[4]), "`widths` of local/slope must be tuple"),
+        (dict(rate="1.35"), "local/slope: `rate` must be a finite number, got '1.35'"),
+        (dict(rate=True), "local/slope: `rate` must be a finite number, got True"),
+        (dict(seed=1.5), "local/slope: `seed` must be a whole number, got 1.5"),
+        (dict(seed=False), "local/slope: `seed` must be a whole number"),
+        (dict(widths=[4]), "local/slope: `widths` must be a list"),
     ],
 )
 def test_a_value_of_another_kind_is_told(given, complaint):
