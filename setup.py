@@ -21,6 +21,21 @@ def experiment_notebooks():
             yield path
 
 
+def extras():
+    "Running a notebook takes what opening one takes; `all` is all that a user may want, `dev` that and the tools."
+    notebooks, sweeps, attacks, dev = (
+        cfg[f"{k}_requirements"].split() for k in ("notebooks", "sweeps", "attacks", "dev")
+    )
+    everything = list(dict.fromkeys(notebooks + sweeps + attacks))
+    return dict(
+        notebooks=notebooks,
+        sweeps=notebooks + sweeps,
+        attacks=attacks,
+        all=everything,
+        dev=list(dict.fromkeys(everything + dev)),
+    )
+
+
 class BuildWithNotebooks(build_py):
     "Beside the package's modules, the experiment notebooks and the tables of records, which git holds elsewhere."
 
@@ -49,7 +64,7 @@ setup(
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     cmdclass={"build_py": BuildWithNotebooks},
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "attacks")},
+    extras_require=extras(),
     long_description=(here / "README.md").read_text(encoding="utf-8") if (here / "README.md").exists() else "",
     long_description_content_type="text/markdown",
 )

@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -186,7 +186,7 @@ def _from(store):
     "A source of rows: experiment, profile, parameters -> DataFrame."
 
     def source(name, profile, where):
-        exp = cast(Any, find_experiment(name)).experiment
+        exp = find_experiment(name)
         if profile not in exp.profiles:
             return pd.DataFrame()
         exp.refuse_unknown(where)
@@ -409,7 +409,8 @@ def _standing(definitions, store=None) -> dict:
     found, code = {}, {}
     for c in known_claims():
         if c.experiment not in code:
-            code[c.experiment] = definitions(cast(Any, find_experiment(c.experiment)).experiment.function)
+            exp = find_experiment(c.experiment)  # in older revisions a function that has its experiment
+            code[c.experiment] = definitions(getattr(exp, "experiment", exp).function)
         v = verdict(c, store)
         about = dict(paper=c.paper, claim=c.id, experiment=c.experiment, label=v.label, ours=v.ours, means=v.means)
         found[f"{c.paper} {c.id}"] = about | dict(definitions=definitions(c.check) | code[c.experiment])

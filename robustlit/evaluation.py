@@ -6,19 +6,19 @@ Docs: https://robustlit.github.io/robustlit/robustness/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['eval_mode', 'logits_of', 'correct', 'accuracy_of', 'calibration_error', 'measures', 'answers', 'evaluate', 'accuracy',
-           'look_like_probabilities', 'check_model']
+           'accuracy_by_task', 'look_like_probabilities', 'check_model']
 
 # %% ../nbs/robustness/00_evaluation.ipynb #ae1866db
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from .checks import Count, check_images, check_labels, checked
+from .checks import Count, check_images, check_labels, checked, not_empty
 from .data import Batches, as_images
 
 # %% ../nbs/robustness/00_evaluation.ipynb #39f43aaa
@@ -92,6 +92,8 @@ def measures(
     y: Tensor,  # Labels (n,)
 ) -> dict:  # accuracy, low, high (95 %), ece (all percent), loss (nats), n
     "What one table row says of these logits."
+    from scipy.stats import binomtest
+
     right, fine = correct(logits, y).cpu().numpy(), logits.isfinite().all(1)
     shown = torch.where(fine[:, None], logits, 0.0)
     shown = shown.float() if shown.dtype in (torch.float16, torch.bfloat16) else shown
@@ -144,6 +146,19 @@ def accuracy(
         return evaluate(model, Batches(x, y, batch_size, shuffle=False))["accuracy"]
     check_images(x), check_labels(y, len(x))
     return evaluate(model, zip(x.split(batch_size), y.split(batch_size)))["accuracy"]
+
+# %% ../nbs/robustness/00_evaluation.ipynb #a34c8237
+@checked
+def accuracy_by_task(
+    tasks: Annotated[Sequence, not_empty],  # Of `Task`
+    model_on: Callable,  # From a task's number, counted from 1, to the network that is tested on it
+) -> list:  # A dict a task: on, accuracy (percent), n (images); the last, on = 0, is of all their images
+    "Accuracy on the test images of each task, and of all tasks together."
+    rows = [
+        dict(on=k, accuracy=accuracy(model_on(k), t.x_test, t.y_test), n=len(t.x_test)) for k, t in enumerate(tasks, 1)
+    ]
+    n = sum(r["n"] for r in rows)
+    return [*rows, dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in rows) / n, n=n)]
 
 # %% ../nbs/robustness/00_evaluation.ipynb #4d129ff7
 @checked

@@ -18,6 +18,7 @@ import json
 import math
 import os
 import re
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -28,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 import robustlit
-from .checks import check_choice, check_int, nearest
+from .checks import check_choice, check_int, check_of, check_values, nearest
 from .digest import remember
 
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
@@ -57,33 +58,18 @@ def _frozen(value):
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _as_argument(value, annotation):
-    wants_float = annotation is float or float in typing.get_args(annotation)
-    return float(value) if wants_float and type(value) is int else _frozen(value)
-
-
 def _text(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 # %% ../nbs/evidence/20_experiments.ipynb #794c66a0
-_kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: list, list: list, dict: dict}
+def _wants_float(annotation) -> bool:
+    several = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(annotation) if several else (annotation,)
+    return float in [typing.get_args(k)[0] if typing.get_origin(k) is typing.Annotated else k for k in kinds]
 
 
-def _fits(value, annotation) -> bool:
-    "Whether a canonical value is what the annotation asks for; an annotation that is none of the simple ones asks nothing."
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _fits(value, args[0])
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, a) for a in args)
-    if origin is typing.Literal:
-        return value in map(canonical, args)
-    kind = origin or annotation
-    if kind in (None, type(None)):
-        return value is None
-    if kind not in _kinds:
-        return True
-    return isinstance(value, _kinds[kind]) and (kind is bool or not isinstance(value, bool))
+def _as_argument(value, annotation):
+    return float(value) if _wants_float(annotation) and type(value) is int else _frozen(value)
 
 # %% ../nbs/evidence/20_experiments.ipynb #9bb384a0
 PROFILES = ("smoke", "cpu", "paper")
@@ -117,9 +103,9 @@ ONCE = ("uses", "definitions")  # long texts, which stand in a record's first ro
 RESERVED = {*PROVENANCE, "profile", "stale"}
 
 # %% ../nbs/evidence/20_experiments.ipynb #fca11046
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    "A function with a name, a version and profiles."
+    "A function with a name, a version and profiles; it is called as the function is."
 
     function: FunctionType  # From parameters to a DataFrame
     paper: str  # First half of the name
@@ -131,6 +117,21 @@ class Experiment:
 
     def __post_init__(self):
         object.__setattr__(self, "id", self.id or self.name)
+        for what in ("__module__", "__name__", "__qualname__", "__doc__"):
+            object.__setattr__(self, what, getattr(self.function, what))
+        object.__setattr__(self, "__wrapped__", self.function)
+
+    def __call__(self, *args, **kwargs) -> typing.Any:
+        check_values(self.function, inspect.signature(self.function).bind(*args, **kwargs).arguments)
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<experiment {self.name}, version {self.version}>"
+
+    def __reduce__(self):
+        home, name = self.function.__module__, self.function.__name__
+        named = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
+        return name if named else super().__reduce__()
 
     @property
     def name(self) -> str:
@@ -178,11 +179,14 @@ def _bound(exp: Experiment, profile: str, given: dict) -> dict:
 def _checked(exp: Experiment, name: str, value):
     "The canonical value of a parameter; `TypeError` if its annotation does not allow it."
     value, p = canonical(value, name), exp.parameters[name]
-    default = type(value) is type(p.default) and value == p.default
-    if p.annotation is p.empty or default or _fits(value, p.annotation):
+    check, default = check_of(p.annotation), type(value) is type(p.default) and value == p.default
+    if check is None or default:
         return value
-    wanted = inspect.formatannotation(p.annotation)
-    raise TypeError(f"`{name}` of {exp.name} must be {wanted}, got {value!r}")
+    try:
+        check(value, name)
+    except (TypeError, ValueError) as e:
+        raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{exp.name}: {e}") from None
+    return value
 
 # %% ../nbs/evidence/20_experiments.ipynb #3f561449
 def _key(id: str, version: int, named: dict) -> str:
@@ -239,6 +243,7 @@ def _notebook_module(fn: FunctionType) -> str:
 
 # %% ../nbs/evidence/20_experiments.ipynb #4a9a2d8a
 _registry = {}
+_Upgrade = Callable | None
 
 
 def _paper_of(fn: FunctionType) -> str:
@@ -259,24 +264,17 @@ def experiment(
     group: str | None = None,  # First half of the name; by default the paper whose folder holds the module
     id: str | None = None,  # Where the experiment was renamed: the name under which its records were made
     added: dict | None = None,  # Parameters that came after the first records, at the value that changes nothing
-    upgrade: Callable
-    | None = None,  # Where columns were renamed: rows as any record holds them to rows as they are now
-) -> Callable:  # A decorator
-    "Make a function an experiment: it stays callable as it is, and gets the attribute `experiment`."
+    upgrade: _Upgrade = None,  # Where columns were renamed: from rows of any age to rows as of now
+) -> Callable[[typing.Any], Experiment]:  # A decorator
+    "Make a function an `Experiment`, which is called as the function is."
     check_int(version, "version", low=1)
     profiles = {k: v for k, v in zip(PROFILES, (smoke, cpu, paper)) if v is not None}
 
     def decorate(fn):
         exp = Experiment(fn, group or _paper_of(fn), version, profiles, id or "", added or {}, upgrade)
         _refuse_bad(exp)
-
-        @functools.wraps(fn)
-        def call(*args, **kwargs):
-            return fn(*args, **kwargs)
-
-        typing.cast(typing.Any, call).experiment = exp
-        _register(exp, call)
-        return call
+        _register(exp)
+        return exp
 
     return decorate
 
@@ -308,25 +306,25 @@ def check_name(
     return name
 
 
-def _register(exp: Experiment, call: Callable):
+def _register(exp: Experiment):
     for name, other in [*_registry.items()]:
-        if other.experiment.id == exp.id and name != exp.name:
-            modules, alike = {other.__module__, call.__module__}, name.partition("/")[2] == exp.name.partition("/")[2]
+        if other.id == exp.id and name != exp.name:
+            modules, alike = {other.__module__, exp.__module__}, name.partition("/")[2] == exp.name.partition("/")[2]
             if len(modules) > 1 and not (alike and "__main__" in modules):
                 raise ValueError(
                     f"`id` {exp.id} is taken by {name}, got {exp.name}: two experiments must not share records"
                 )
             del _registry[name]  # renamed in the same notebook, or the cell of a notebook whose module is imported too
-    _registry[exp.name] = call
-    remember(call.__module__)  # an edit on disk after this is not what will run
+    _registry[exp.name] = exp
+    remember(exp.__module__)  # an edit on disk after this is not what will run
 
 # %% ../nbs/evidence/20_experiments.ipynb #c1367aa6
 def find_experiment(
-    which: str | Callable,  # 'metaplasticity/forgetting', 'forgetting', or the function itself
-) -> Callable:  # The decorated function
+    which: str | Experiment,  # 'metaplasticity/forgetting', 'forgetting', or the experiment itself
+) -> Experiment:
     "The experiment of that name, imported if need be; `ValueError` with the nearest known names."
-    if hasattr(which, "experiment"):
-        return typing.cast(Callable, which)
+    if isinstance(which, Experiment):
+        return which
     if not isinstance(which, str):
         raise TypeError(f"`which` must be an experiment or its name, got {type(which).__name__}")
     group, _, name = which.rpartition("/")
@@ -336,7 +334,7 @@ def find_experiment(
     found = {k: v for k, v in _registry.items() if k == which or (not group and k.endswith(f"/{name}"))}
     if len(found) > 1:
         raise ValueError(f"`experiment` {which!r} is one of several: say {' or '.join(map(repr, sorted(found)))}")
-    renamed = [] if found or not group else [fn for fn in _all_experiments() if fn.experiment.id == which]
+    renamed = [] if found or not group else [exp for exp in _all_experiments() if exp.id == which]
     if not found and not renamed:
         raise ValueError(f"`experiment` is unknown: {which!r}; {nearest(which, sorted(known_experiments()))}")
     return [*found.values(), *renamed][0]
@@ -356,9 +354,9 @@ def _home(name: str) -> list:
 def _import_experiment(name: str):
     if name not in _registry:
         home, _, last = name.partition("/")
-        fn = getattr(importlib.import_module(f"robustlit.{home}.{last}"), last, None)
-        if hasattr(fn, "experiment"):
-            _registry[fn.experiment.name] = fn
+        exp = getattr(importlib.import_module(f"robustlit.{home}.{last}"), last, None)
+        if isinstance(exp, Experiment):
+            _registry[exp.name] = exp
 
 
 def _all_experiments() -> list:
@@ -367,18 +365,14 @@ def _all_experiments() -> list:
     return [*_registry.values()]
 
 # %% ../nbs/evidence/20_experiments.ipynb #6320220a
-def _experiment(which: str | Callable) -> Experiment:
-    return typing.cast(typing.Any, find_experiment(which)).experiment
-
-
 def _known(name: str) -> Experiment | None:
     "The experiment of exactly that name, imported if it is one of the package; None if there is none here."
     home, _, last = name.partition("/")
     if name not in _registry and home in _home(last):
         _import_experiment(name)
-    return _registry[name].experiment if name in _registry else None
+    return _registry.get(name)
 
 
 def _renamed_to(id: str) -> Experiment | None:
     "The experiment of this process whose records have that id."
-    return next((fn.experiment for fn in _registry.values() if fn.experiment.id == id), None)
+    return next((exp for exp in _registry.values() if exp.id == id), None)

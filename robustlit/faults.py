@@ -12,10 +12,9 @@ __all__ = ['FIELDS', 'Bits', 'WHERE', 'Binary', 'RATES', 'bit_fields', 'flip_bit
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +33,9 @@ from robustlit.checks import (
     one_of,
 )
 from .evaluation import correct, eval_mode
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/40_faults.ipynb #836744ce
 FIELDS = ("mantissa", "exponent", "sign")
@@ -189,8 +191,10 @@ def _sites(model, where, layers, binary):
 def sites(
     model: nn.Module,  # Any network
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
-) -> pd.DataFrame:  # Columns where, layer, tensor, kind ('sign' or a float type), values, bits
+) -> "pd.DataFrame":  # Columns where, layer, tensor, kind ('sign' or a float type), values, bits
     "Every stored tensor that faults may hit, and its number of bits."
+    import pandas as pd
+
     rows = []
     for s in _all_sites(model, binary):
         if s.where != "activations":
@@ -319,9 +323,11 @@ def fault_curve(
     binary: Binary = None,  # Layers whose weight acts by its sign: names, or a function of a module; by their looks if None
     batch_size: Count = 1000,  # Images at a time
 ) -> (
-    pd.DataFrame
+    "pd.DataFrame"
 ):  # A row a layer, rate and draw: where, layer, rate, draw, flipped, exposed, n, correct, broken, accuracy (percent)
     "How a network's accuracy falls with the rate of flipped bits, in eval mode."
+    import pandas as pd
+
     check_labels(y, len(x))
     rates = [float(r) for r in rates]
     seeds = torch.randint(2**62, (draws,), generator=generator).tolist()

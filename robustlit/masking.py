@@ -11,19 +11,21 @@ __all__ = ['CHECKS', 'LADDER', 'Subject', 'student_of', 'Scaled', 'Back', 'audit
 import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Seed, Share, at_least, checked, with_columns
+from .checks import Count, Seed, Share, at_least, checked, or_infinite, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
 from .stressors import images_and_labels
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/60_masking.ipynb #72fdb197
 class Subject:
@@ -357,6 +359,9 @@ def _scale(s):
 LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)
 
 
+_AnyNumber = Annotated[float, or_infinite]
+
+
 class Back(nn.Module):
     "A model behind the way back from [0, 1] to the range that its images came in."
 
@@ -364,8 +369,8 @@ class Back(nn.Module):
     def __init__(
         self,
         model: nn.Module,  # Takes images in the range `low` to `high`
-        low: float,  # What 0 means
-        high: float,  # What 1 means
+        low: _AnyNumber,  # What 0 means
+        high: _AnyNumber,  # What 1 means
     ):
         super().__init__()
         self.model, self.low, self.high = model, low, high
@@ -383,7 +388,9 @@ def _first_eps(subject) -> float:
     return eps
 
 
-def _fixed_rows(rows) -> pd.DataFrame:
+def _fixed_rows(rows) -> "pd.DataFrame":
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["check", "kind", "red", "finding"])
 
 # %% ../nbs/robustness/60_masking.ipynb #4d1a0e2b
@@ -410,7 +417,7 @@ def audit(
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
-) -> pd.DataFrame:  # check, kind, red, finding
+) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
     with torch.random.fork_rng(), eval_mode(model):
@@ -418,7 +425,7 @@ def audit(
         return _audited(model, x.float(), y, eps, surrogates, seed)
 
 
-def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
+def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     rows, (low, high) = [], (v.item() for v in x.aminmax())
     if math.isnan(low):
         return _fixed_rows([("range", "cause", True, "images hold NaN: nothing else was tested")])
@@ -445,7 +452,7 @@ def _audited(model, x, y, eps, surrogates, seed) -> pd.DataFrame:
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
 @checked
 def audit_summary(
-    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
+    table: Annotated["pd.DataFrame", with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

@@ -13,23 +13,28 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .checks import checked
 from .digest import code_digest, entry_digests, note, noting
-from .records import Store, canonical
 from .training import save_atomically
+
+if TYPE_CHECKING:
+    from robustlit.records import Store  # chkstyle: ignore
 
 # %% ../nbs/learning/40_models.ipynb #f89fef69
 @checked
 def network_path(
     function: FunctionType,  # Of the package, the one that makes the network
     parameters: Mapping,  # Its arguments, all of them
-    store: Store | None = None,  # By default the project's
+    store: "Store | None" = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the network lies that `function` makes of `parameters`."
+    from robustlit.records import Store, canonical
+
     entries = entry_digests({("datasets", parameters["data"])} if isinstance(parameters.get("data"), str) else ())
     text = json.dumps([canonical(parameters), entries], sort_keys=True) + code_digest(function)
     return (store or Store()).runs / "networks" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.pt"

@@ -17,17 +17,18 @@ import os
 import re
 import typing
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import check_choice, check_int
+from .checks import Count, checked, existing, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
-from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _experiment, _frozen, _known
+from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
 from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
@@ -136,9 +137,10 @@ class _Today:
         return self.causes[about]
 
 # %% ../nbs/evidence/40_records.ipynb #d8584c18
+@checked
 def differing(
-    old: dict,  # From names of definitions to their digests
-    new: dict,  # The same at another time
+    old: Mapping,  # From names of definitions to their digests
+    new: Mapping,  # The same at another time
 ) -> list:  # Names, sorted
     "Names whose definition differs; one that only has another name now does not."
     gone = {k: v for k, v in old.items() if new.get(k) != v}
@@ -160,12 +162,13 @@ def _differing(today: _Today, record: Record) -> list:
     return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
 
 # %% ../nbs/evidence/40_records.ipynb #b1342659
+@checked
 def stale_by(
     record: Record,  # From a store
     store: Store | None = None,  # Where the confirmations are; by default the project's
 ) -> list:  # Such as ['robustlit.training.train', 'datasets/mnist']; empty if it is not stale
     "Names of the definitions and table entries that are no longer what they were when the record was made."
-    exp = _renamed_to(record.id) or _experiment(record.about["experiment"])
+    exp = _renamed_to(record.id) or find_experiment(record.about["experiment"])
     return list(_Today(exp, store or Store()).stale_by(record))
 
 # %% ../nbs/evidence/40_records.ipynb #8bc55e82
@@ -175,15 +178,16 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
 
 # %% ../nbs/evidence/40_records.ipynb #f74287bd
+@checked
 def recorded(
-    fn: Callable,  # An experiment
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
     force: bool = False,  # Run again although there is a record
     store: Store | None = None,  # Where to look and write; by default the project's
     **params,  # Parameters of the experiment; None means the profile's choice
 ) -> pd.DataFrame:  # The rows
     "Rows of this run: from its record if it has one, else by running it and keeping the record."
-    exp = _experiment(fn)
+    exp = find_experiment(fn)
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
     force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
@@ -200,24 +204,26 @@ def recorded(
     return rows
 
 # %% ../nbs/evidence/40_records.ipynb #c29bf0a6
+@checked
 def key_of(
-    fn: Callable,  # An experiment
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not given come from
     **params,  # Parameters of the experiment
 ) -> str:  # 16 hexadecimal digits
     "The key of a run, without running it."
-    exp = _experiment(fn)
+    exp = find_experiment(fn)
     return exp.key(exp.bind(profile, params))
 
 # %% ../nbs/evidence/40_records.ipynb #722f201b
+@checked
 def missing(
-    fn: str | Callable,  # An experiment or its name
+    fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not in the grid come from
-    grid: dict | None = None,  # Parameter to the values it takes
+    grid: Mapping | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
-    exp, store, grid = _experiment(fn), store or Store(), grid or {}
+    exp, store, grid = find_experiment(fn), store or Store(), grid or {}
     loose = [k for k, v in grid.items() if not isinstance(v, list | tuple | range)]
     if loose:
         raise TypeError(f"`grid` must give each parameter a list of values, got one value for {', '.join(loose)}")
@@ -261,17 +267,18 @@ def _with_confirmed(today: _Today, stale: list, rules: list, why: str) -> dict:
     return dict(confirmed=confirmed, uses=rules or told["uses"], definitions=known | now)
 
 # %% ../nbs/evidence/40_records.ipynb #23c12ba3
+@checked
 def confirm(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
     store: Store | None = None,  # Where to look; by default the project's
     digests: Iterable | None = None,  # Only of records made by code of these digests; by default of all
     uses: Iterable = (),  # For records of schema 1: pairs (parameters, names 'table/entry'), the first that fits says what a run used
 ) -> int:  # Number of records that were stale and no longer are
     "State that today's code would give the same rows as the code of the records kept so far."
-    if not isinstance(why, str) or not why.strip():
+    if not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
-    exp, store = _experiment(which), store or Store()
+    exp, store = find_experiment(which), store or Store()
     kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
     kept = [r for r in kept if digests is None or r.about["digest"] in {*digests}]
     before = _Today(exp, store)
@@ -354,9 +361,9 @@ def _write_packed(path: Path, old: dict, chosen: dict, odd: list):
     assert len(_parts_of(path)) == len(ordered) + len(odd), f"{path} does not hold what was packed"
 
 # %% ../nbs/evidence/40_records.ipynb #b6ba3538
-def _name_of(which: str | Callable, store: Store) -> str:
+def _name_of(which: str | Experiment, store: Store) -> str:
     try:
-        return _experiment(which).name
+        return find_experiment(which).name
     except ValueError:
         if isinstance(which, str) and which in store.names():
             return which
@@ -380,8 +387,9 @@ def _leave(store: Store, place: str, name: str, odd: list):
         old.unlink(missing_ok=True)
 
 # %% ../nbs/evidence/40_records.ipynb #fca8028b
+@checked
 def pack(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look and write; by default the project's
     smoke: bool = False,  # Whether smoke runs are packed too
 ) -> Path:  # The table
@@ -419,8 +427,9 @@ def _refuse_bad(parts: list):
                 raise ForeignRecord(f"{p.path} holds a foreign record: {name!r} is no name of an experiment")
 
 # %% ../nbs/evidence/40_records.ipynb #ef022567
+@checked
 def adopt(
-    path: str | Path,  # A record's file, a packed table, or a folder of such
+    path: Annotated[str | Path, existing],  # A record's file, a packed table, or a folder of such
     store: Store | None = None,  # Where to file them; by default the project's
 ) -> list:  # The records, in the order of their keys
     "File records that were made elsewhere; `DamagedRecord` for a bad file, and then nothing is filed."
@@ -472,6 +481,7 @@ def _drop_rows(path: Path, keys: set):
     _write_table(path, left) if len(left) else path.unlink()
 
 # %% ../nbs/evidence/40_records.ipynb #02e4cc49
+@checked
 def drop(
     keys: str | Iterable,  # Of runs, or their first digits where no other key begins so
     store: Store | None = None,  # Where to look; by default the project's
@@ -551,21 +561,20 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
     return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
 # %% ../nbs/evidence/40_records.ipynb #4a27ca26
+_Size = Annotated[str, one_of((*PROFILES, "custom"))]
+
+
+@checked
 def records(
-    which: str | Callable,  # An experiment or its name
-    profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
+    which: str | Experiment,  # An experiment or its name
+    profile: _Size | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
     stale: bool = True,  # Whether records count whose code has changed since
-    version: int | None = None,  # By default the experiment's present version
+    version: Count | None = None,  # By default the experiment's present version
     store: Store | None = None,  # Where to look; by default the project's
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
     "All recorded rows of an experiment as tidy data, a row an observation."
-    exp, store = _experiment(which), store or Store()
-    if profile is not None:
-        check_choice(profile, (*PROFILES, "custom"), "profile")
-    if version is not None:
-        check_int(version, "version", low=1)
-    check_choice(stale, (True, False), "stale")
+    exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, version, profile, where)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
@@ -576,14 +585,15 @@ def records(
     return _data(found, texts, dict(profile=sizes, stale=old), exp)
 
 # %% ../nbs/evidence/40_records.ipynb #27d6bb6b
+@checked
 def run_table(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
-    profile: str | None = None,  # Only runs of this size
+    profile: _Size | None = None,  # Only runs of this size
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # `key`, `profile`, `stale`, `stale_by` (a tuple of names), `checksum`
     "What runs an experiment has records of, and what each is stale by."
-    exp, store = _experiment(which), store or Store()
+    exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, None, profile, where)
     today = _Today(exp, store) if chosen else None
     causes = [today.stale_by(r) if today else () for r, _, _ in chosen]
@@ -594,11 +604,10 @@ def run_table(
     return pd.DataFrame(rows, columns=["key", "profile", "stale", "stale_by", "checksum"])
 
 # %% ../nbs/evidence/40_records.ipynb #60af2388
+@checked
 def largest(
-    frame: pd.DataFrame,  # As `records` gives it
+    frame: Annotated[pd.DataFrame, with_columns("profile")],  # As `records` gives it
 ) -> pd.DataFrame:  # The rows of one profile
     "Rows of the largest profile that has any: 'paper', else 'cpu', else 'smoke', else what there is."
-    if "profile" not in frame.columns:
-        raise ValueError("`frame` must come from `records`: it has no column `profile`")
     present = [p for p in reversed(PROFILES) if (frame["profile"] == p).any()]
     return frame[frame["profile"] == present[0]].reset_index(drop=True) if present else frame

@@ -30,7 +30,7 @@ from .masking import audit, audit_summary
 from .checks import Count, check_choice, check_with, checked, existing, with_columns
 from .data import Dataset
 from .plots import house_style
-from .stressors import SUITES, stress
+from .stressors import stress, suite_names
 
 # %% ../nbs/robustness/70_report.ipynb #ce4211c8
 def _factory(name: str) -> Callable:
@@ -52,31 +52,35 @@ def _factory(name: str) -> Callable:
 
 @checked
 def named_model(
-    name: str,  # "module:factory"
+    model: str,  # "module:factory"
     weights: Annotated[str | Path, existing] | None = None,  # File of a state dict, as `torch.save` wrote it
 ) -> nn.Module:  # In eval mode, on the CPU
     "The model that a factory makes, with its weights; `ValueError` for a name, a file or weights that do not fit."
-    made = _factory(name)
+    found = _factory(model)
     try:
-        model = made if isinstance(made, nn.Module) else made()
+        made = found if isinstance(found, nn.Module) else found()
     except TypeError as err:
-        raise ValueError(f"`model`: {name} must be callable without arguments: {err}") from err
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"`model`: {name} must give a torch.nn.Module, got {type(model).__name__}")
+        raise ValueError(f"`model`: {model} must be callable without arguments: {err}") from err
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"`model`: {model} must give a torch.nn.Module, got {type(made).__name__}")
     if weights is not None:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as err:
             raise ValueError(f"`weights`: {weights} must be a state dict as torch.save writes it") from err
         try:
-            model.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
+            made.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
         except (RuntimeError, TypeError, AttributeError) as err:
-            raise ValueError(f"`weights`: {weights} does not fit {name}: {err}") from err
-    return model.eval()
+            raise ValueError(f"`weights`: {weights} does not fit {model}: {err}") from err
+    return made.eval()
 
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(
-    corruptions="Corruptions", linf="Attacks, maximum norm", faults="Flipped bits", noise_blur="Noise and blur"
+    corruptions="Corruptions",
+    linf="Attacks, maximum norm",
+    faults="Flipped bits",
+    noise_blur="Noise and blur",
+    filters="Weight filters",
 )
 
 
@@ -163,7 +167,7 @@ def report_page(
     )
 
 # %% ../nbs/robustness/70_report.ipynb #41f1e981
-_Suite = Annotated[str, check_with(lambda v, name: check_choice(v, [*SUITES.names(), "all"], name), "corruption")]
+_Suite = Annotated[str, check_with(lambda v, name: check_choice(v, suite_names(), name), "corruption")]
 
 
 @checked
@@ -171,7 +175,7 @@ def write_report(
     model: nn.Module,  # Images in [0, 1] to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     path: str | Path,  # The page to write; the rows go beside it as .csv
-    suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur" or "all"
+    suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur", "filters" or "all" (without filters)
     images: Count = 200,  # How many to use
     title: str = "",  # Of the page; the model's class if empty
     audited: bool = True,  # Whether to audit too

@@ -23,8 +23,8 @@ import sys
 import time
 import typing
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -33,8 +33,9 @@ import pyarrow.parquet as pq
 import torch
 
 import robustlit
+from .checks import at_least, checked, existing
 from .digest import code_digest, definitions, entry_digests, noting
-from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, _experiment
+from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, find_experiment
 from .experiments import _key, _named, _known, _renamed_to, _text, check_name
 from .files import write_atomically
 from .provenance import Meter, git_commit
@@ -116,12 +117,13 @@ def _checksum(about: dict, rows: dict) -> str:
 class Record:
     "The rows of one finished run, with everything that says how they were made."
 
+    @checked
     def __init__(
         self,
         table: pa.Table,  # Holds the rows
         about: dict,  # Provenance: experiment, version, key, parameters, seed, commit, ...
-        start: int = 0,  # Where in the table its rows start
-        stop: int | None = None,  # Where they end; by default with the table
+        start: Annotated[int, at_least(0)] = 0,  # Where in the table its rows start
+        stop: Annotated[int, at_least(0)] | None = None,  # Where they end; by default with the table
     ):
         self._source, self.about, self._start = table, about, start
         self._stop = len(table) if stop is None else stop
@@ -163,12 +165,13 @@ class Record:
         return pa.table({**{c: self.rows[c] for c in self.rows.column_names}, **extra})
 
 # %% ../nbs/evidence/30_store.ipynb #59c50c75
+@checked
 def run_record(
-    which: str | Callable,  # An experiment or its name
+    which: str | Experiment,  # An experiment or its name
     bound: dict,  # All of its parameters, canonical, as `Experiment.bind` gives them
 ) -> Record:  # Complete, but not written yet
     "Run the experiment and describe the run."
-    exp, commit = _experiment(which), git_commit()
+    exp, commit = find_experiment(which), git_commit()
     digest, reached = code_digest(exp.function, loaded=True), definitions(exp.function, loaded=True)
     hints = {k: p.annotation for k, p in exp.parameters.items()}
     with noting() as used, Meter() as meter:
@@ -316,8 +319,9 @@ def _parts_of(path: str | Path, many: bool = True) -> list:
     return parts
 
 
+@checked
 def read_records(
-    path: str | Path,  # A record's file or a packed table
+    path: Annotated[str | Path, existing],  # A record's file or a packed table
 ) -> list:  # Of `Record`
     "All records in a file, verified; `DamagedRecord` says what is wrong with it, `NewerRecord` that it cannot be known."
     parts = _parts_of(path)
@@ -426,6 +430,7 @@ def _shipped() -> Path:
 class Store:
     "Where records lie: `runs`, a file a run, and `results`, a table an experiment."
 
+    @checked
     def __init__(
         self,
         runs: str | Path = "",  # Folder of fresh records; by default `ROBUSTLIT_RUNS` or the project's `runs`

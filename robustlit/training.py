@@ -12,10 +12,9 @@ __all__ = ['set_seed', 'pick_device', 'StopFit', 'Callback', 'Learner', 'Recorde
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,6 +23,9 @@ from tqdm.auto import tqdm
 from .checks import Count, Device, Seed, at_least, checked, devices
 from .evaluation import correct, evaluate
 from .files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/learning/30_training.ipynb #c9349ccc
 @checked
@@ -146,8 +148,10 @@ class Recorder(Callback):
         self.rows.append(row)
 
     @property
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         "The rows as a table."
+        import pandas as pd
+
         return pd.DataFrame(self.rows)
 
     def state_dict(self) -> dict:
@@ -156,7 +160,7 @@ class Recorder(Callback):
     def load_state_dict(self, state: dict):
         self.rows = list(state["rows"])
 
-
+# %% ../nbs/learning/30_training.ipynb #b1b75e73
 class Progress(Callback):
     "A progress bar over the epochs, with what a `Recorder` beside it has last seen."
 

@@ -20,14 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import FunctionType
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from torch import nn
 
 import robustlit
 from .checks import Seed, check_choice, check_values, checked
 from .digest import Table
 from .models import load_or_train, network_path
+
+if TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/learning/50_zoo.ipynb #5187a006
 LOGITS = (("logits", "ce"),)
@@ -231,8 +234,10 @@ def views_of(
 @checked
 def networks(
     paper: str | None = None,  # Only this paper's
-) -> pd.DataFrame:  # A row a network: name (index), parent, views, settings, description
+) -> "pd.DataFrame":  # A row a network: name (index), parent, views, settings, description
     "All networks of the zoo."
+    import pandas as pd
+
     for name, module in _declared().items():
         if name not in _networks and paper in (None, name.partition("/")[0]):
             importlib.import_module(module)

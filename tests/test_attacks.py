@@ -570,7 +570,7 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(model=lambda net: nn.Flatten(0)), ValueError, "`model` must give logits"),
         (dict(model=lambda net: nn.Sequential(net, nn.Threshold(1e9, float("nan")))), ValueError, "finite logits"),
         (dict(attack="square", queries=1), ValueError, "`queries`"),
-        (dict(attack="transfer", surrogates=[]), TypeError, "`surrogates`"),
+        (dict(attack="transfer", surrogates=[]), ValueError, "`surrogates`"),
     ],
 )
 def test_bad_input_is_refused(trained, change, error, message):

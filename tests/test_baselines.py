@@ -909,7 +909,7 @@ def test_bad_streams_are_refused(bad):
 
 def test_the_night_is_the_published_one_for_this_stream():
     "Tadros et al. (2022): an own vector, 15,000 steps and 5000 more each day, a window of 11 x 11 pixels."
-    about = class_incremental.experiment.bind("paper", dict(method="sleep"))
+    about = class_incremental.bind("paper", dict(method="sleep"))
     got = {k: about[k] for k in ("rule", "steps", "more_steps", "side", "per_task", "epochs")}
     assert got == dict(rule="MNIST", steps=15_000, more_steps=5000, side=11, per_task=5000, epochs=2)
     assert masked_mean_dream(torch.ones(1, 1, 28, 28), 11)(0, 3, seeded()).sum((1, 2, 3)).tolist() == [121.0] * 3

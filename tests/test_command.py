@@ -1,9 +1,18 @@
 """The front door and the command: what opens at once, and what is loaded only when it is needed."""
 
+import ast
+import configparser
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import robustlit
+from robustlit.command import EXTRAS
 
 HEAVY = ("torch", "numpy", "pandas", "scipy", "numba", "matplotlib", "pyarrow", "torchvision", "papermill")
 
@@ -29,8 +38,34 @@ def test_the_package_loads_nothing_heavy():
     assert heavy == [] and {"load", "load_network", "stress", "audit", "__version__"} <= {*out.split()}
 
 
+def test_the_front_door_loads_torch_and_little_else():
+    _, err, heavy = loaded_after("from robustlit import audit, load, load_network, stress")
+    assert heavy == ["torch", "numpy"], err
+
+
+def names_of_pandas(function):
+    "Whether a function asks for `pd` as it runs, and whether it imports it itself."
+    body = [n for part in function.body for n in ast.walk(part)]
+    asks = any(isinstance(n, ast.Name) and n.id == "pd" for n in body)
+    return asks, any(isinstance(n, ast.Import) and n.names[0].asname == "pd" for n in body)
+
+
+@pytest.mark.parametrize("path", sorted((Path(robustlit.__file__).parent).rglob("*.py")), ids=lambda p: p.stem)
+def test_what_waits_for_pandas_imports_it(path):
+    "Where pandas is imported for the type checker alone, each function that uses it imports it."
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if any(isinstance(s, ast.Import) and s.names[0].name == "pandas" for s in tree.body):
+        return
+    for f in ast.walk(tree):
+        if isinstance(f, ast.FunctionDef):
+            asks, imports = names_of_pandas(f)
+            assert imports or not asks, f"{f.name} uses pd: it must say `import pandas as pd` itself"
+            written = [f.returns, *(a.annotation for a in [*f.args.args, *f.args.kwonlyargs])]
+            bare = [n for w in written if w for n in ast.walk(w) if isinstance(n, ast.Name) and n.id == "pd"]
+            assert not bare, f"{f.name}: an annotation with pd must stand in quotes"
+
+
 def test_the_front_door_gives_functions():
-    import robustlit
     from robustlit import audit, load, load_network, stress
 
     homes = {f.__name__: f.__module__ for f in (audit, load, load_network, stress)}
@@ -50,3 +85,48 @@ def test_the_front_door_is_followed_by_the_digest():
         return load("digits")
 
     assert "robustlit.data.load" in definitions(asked)
+
+
+def without(modules, code):
+    "Exit code and outputs of code in a process in which these modules are not installed."
+    block = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+"""
+    return subprocess.run([sys.executable, "-c", block + code], capture_output=True, text=True)
+
+
+EXTRA_MODULES = tuple(m for modules in EXTRAS.values() for m in modules)
+
+
+@pytest.mark.parametrize("extra, words", [("sweeps", "list"), ("notebooks", "diff HEAD"), ("sweeps", "stress a:b")])
+def test_a_command_names_the_extra_that_it_lacks(extra, words):
+    done = without(EXTRAS[extra], f"from robustlit.command import main; sys.exit(main({words.split()}))")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and f'pip install "robustlit[{extra}]"' in done.stderr
+
+
+def test_the_library_works_without_extras():
+    code = (
+        "from robustlit import audit, load, load_network, stress\nimport robustlit.minimal_attacks, robustlit.records\n"
+    )
+    code += (
+        "import robustlit.metaplasticity.layers, robustlit.metaplasticity.optimizer, robustlit.sleep.baselines, torch\n"
+    )
+    code += "net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))\n"
+    code += "print(len(stress(net, load('digits'), 'noise_blur', images=20)))"
+    done = without(EXTRA_MODULES, code)
+    assert done.returncode == 0 and int(done.stdout) > 5, done.stderr
+
+
+def test_extras_are_those_of_the_settings():
+    settings = configparser.ConfigParser(delimiters=["="])
+    settings.read(Path(__file__).parents[1] / "settings.ini", encoding="utf-8")
+    made_by = packages_distributions()
+    for extra, modules in EXTRAS.items():
+        asked = {canonicalize_name(Requirement(r).name) for r in settings["DEFAULT"][f"{extra}_requirements"].split()}
+        assert {canonicalize_name(d) for m in modules for d in made_by[m]} == asked

@@ -540,7 +540,7 @@ def test_a_text_picks_an_entry():
 @pytest.fixture(scope="module")
 def package():
     names = sorted(known_experiments())
-    functions = {n: find_experiment(n).experiment.function for n in names}
+    functions = {n: find_experiment(n).function for n in names}
     return {n: (f.__module__, f.__name__) for n, f in functions.items() if f.__module__.startswith("robustlit.")}
 
 

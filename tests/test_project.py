@@ -92,8 +92,12 @@ def locked():
     return pins
 
 
+REQUIREMENTS = [key for key in settings if key.endswith("requirements")]
+USED = [key for key in REQUIREMENTS if not key.startswith("dev")]
+
+
 def required():
-    return [Requirement(r) for key in ("requirements", "dev_requirements") for r in settings[key].split()]
+    return [Requirement(r) for key in REQUIREMENTS for r in settings[key].split()]
 
 
 @pytest.mark.parametrize("requirement", required(), ids=lambda r: r.name)
@@ -116,7 +120,7 @@ def test_lock_names_no_address():
 
 def test_package_imports_only_what_it_requires():
     known = packages_distributions()
-    wanted = {canonicalize_name(Requirement(r).name) for r in settings["requirements"].split()}
+    wanted = {canonicalize_name(Requirement(r).name) for key in USED for r in settings[key].split()}
     for path in (ROOT / "robustlit").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -14,8 +14,21 @@ from robustlit.attacks import attack_images
 from robustlit.corruptions import CORRUPTIONS, corrupt
 from robustlit.data import Batches, as_images, load
 from robustlit.evaluation import logits_of
+from robustlit.faults import faulty
+from robustlit.filtering.filters import filtered
 from robustlit.report import named_model, report_page, write_report
-from robustlit.stressors import SUITES, Stressor, corruption_error, eps_area, images_and_labels, stress
+from robustlit.stressors import (
+    SUITES,
+    Stressor,
+    corruption_error,
+    eps_area,
+    images_and_labels,
+    in_schema,
+    model_stressor,
+    restored,
+    stress,
+    under,
+)
 from robustlit.training import Learner, set_seed
 
 
@@ -340,3 +353,120 @@ def test_the_command(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     x, y = images_and_labels(load("digits"), 40)
     assert rows.accuracy[0] == pytest.approx(100 * (logits_of(model, x).argmax(1) == y).float().mean().item())
+
+
+# What changes the network
+
+
+def kept(net):
+    "All that must be as before, to the bit; the tensors themselves by their identity."
+    tensors = [*net.named_parameters(), *net.named_buffers()]
+    bits = {k: t.detach().numpy().tobytes() for k, t in tensors}
+    flags = {k: (id(t), t.data_ptr(), t.requires_grad, id(t.grad)) for k, t in tensors}
+    return bits, flags, [m.training for m in net.modules()]
+
+
+def wreck(net):
+    "Everything that one can do to a network without adding modules."
+    net.train()
+    net[1].weight.data.fill_(torch.nan)
+    net[1].bias = nn.Parameter(torch.ones(32))
+    net[2].running_mean += 1
+    net[2].running_var = torch.ones(32)
+    net[5].weight.data = torch.zeros(10, 32)
+    net[5].bias.requires_grad_(False).grad = torch.ones(10)
+    net.register_buffer("extra", torch.ones(1))
+    net[2].weight = None
+
+
+@pytest.mark.parametrize("end", [None, RuntimeError, KeyboardInterrupt])
+def test_a_changed_network_is_put_back_however_it_ends(net, end):
+    net[5].weight.requires_grad_(False)
+    before = kept(net)
+    try:
+        with restored(net):
+            wreck(net)
+            assert kept(net) != before
+            if end:
+                raise end
+    except (RuntimeError, KeyboardInterrupt) as e:
+        assert type(e) is end
+    assert kept(net) == before and not hasattr(net, "extra")
+    net[5].weight.requires_grad_(True)
+
+
+def test_ctrl_c_while_a_network_is_put_back(net, monkeypatch):
+    before, calls, real = kept(net), [], torch.Tensor.copy_
+
+    def copy_(self, *args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with pytest.raises(KeyboardInterrupt), restored(net):
+        wreck(net)
+        monkeypatch.setattr(torch.Tensor, "copy_", copy_)
+    assert len(calls) > 3 and kept(net) == before
+
+
+def test_stress_puts_back_what_stressors_change(net, pair):
+    before, seen = kept(net), []
+
+    def prune(model, generator):
+        model[1].weight.data *= torch.rand(model[1].weight.shape, generator=generator) > 0.5
+        seen.append(model[1].weight.data.clone())
+
+    def stop(model, generator):
+        wreck(model)
+        raise KeyboardInterrupt
+
+    rows = stress(net, pair, [model_stressor("pruning", "first layer", 0.5, "share", prune)] * 2, seed=3)
+    assert kept(net) == before and rows.accuracy[1] == rows.accuracy[2] and torch.equal(*seen)
+    assert rows.iloc[1][["suite", "stressor", "strength", "unit"]].tolist() == ["pruning", "first layer", 0.5, "share"]
+    with torch.no_grad(), restored(net):
+        net[1].weight.copy_(seen[0])
+        by_hand = 100 * (logits_of(net, pair[0]).argmax(1) == pair[1]).double().mean().item()
+    assert rows.accuracy[1] == pytest.approx(by_hand)
+    with pytest.raises(KeyboardInterrupt):
+        stress(net, pair, [model_stressor("broken", "all", 1.0, "share", stop)])
+    assert kept(net) == before
+
+
+def test_weight_filters_go_through_the_same_door(net, pair):
+    masks = {"5": net[5].weight.detach() > 0}
+    one = model_stressor("weight_filters", "high_pass", 0.0, "alpha", lambda model, generator: filtered(model, masks))
+    before = kept(net)
+    rows = stress(net, pair, [one])
+    with filtered(net, masks):
+        assert rows.accuracy[1] == 100 * (logits_of(net, pair[0]).argmax(1) == pair[1]).double().mean().item()
+    assert kept(net) == before and rows.suite.tolist() == ["clean", "weight_filters"]
+
+
+def test_bit_flips_are_those_of_their_seed(net, pair):
+    few = [s for s in SUITES["faults"](net, pair[0]) if s.strength == 0.05]
+    rows = stress(net, pair, few, seed=4)
+    for s, got in zip(few, rows.accuracy[1:]):
+        with faulty(net, 0.05, s.name.removeprefix("bits of "), generator=torch.Generator().manual_seed(4)):
+            z = logits_of(net, pair[0])
+            assert got == pytest.approx(100 * ((z.argmax(1) == pair[1]) & z.isfinite().all(1)).double().mean().item())
+
+
+# The schema
+
+
+def test_rows_from_before_the_schema_come_with_its_columns():
+    old = pd.DataFrame(dict(corruption=["original", "fog", None], severity=[0, 3, np.nan], accuracy=[9.0, 8.0, 7.0]))
+    new = in_schema(old, corruption="stressor", severity="strength")
+    assert new.columns.tolist() == ["suite", "stressor", "strength", "unit", "accuracy"]
+    want = [under("clean") | dict(accuracy=9.0), under("fog", 3) | dict(accuracy=8.0)]
+    assert new[:2].to_dict("records") == want and in_schema(new) is new
+    assert new.iloc[2, :4].isna().all() and new.accuracy[2] == 7 and "corruption" in old
+    with pytest.raises(ValueError, match="`stressor` is unknown: 'fogg'; did you mean 'fog'"):
+        under("fogg", 1)
+
+
+def test_the_names_of_the_schema_are_those_of_stress(net, pair):
+    for suite in ("corruptions", "linf", "noise_blur"):
+        for s in SUITES[suite](net, pair[0]):
+            assert under(s.name, s.strength) == dict(suite=suite, stressor=s.name, strength=s.strength, unit=s.unit)

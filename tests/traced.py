@@ -88,10 +88,10 @@ def main(asked):
         function = find_experiment(name)
         RAN.clear()
         with digest.noting() as uses:
-            bound = function.experiment.bind("smoke", parameters)
+            bound = function.bind("smoke", parameters)
             function(**{k: tuple(v) if isinstance(v, list) else v for k, v in bound.items()})
         ran, code = {*RAN}, digest._code()
-        keys = code.reached((function.experiment.function.__module__, function.experiment.function.__name__))
+        keys = code.reached((function.function.__module__, function.function.__name__))
         for table, entry in uses:
             keys |= code.reached((*code.tables[table], entry))
         aside = (*digest.CHECKS, *digest.BOOKKEEPING, "robustlit")  # the front door is read through, not reached

@@ -7,6 +7,7 @@ numbers are the outputs they were saved with.
 
 import argparse
 import base64
+import hashlib
 import html
 import inspect
 import json
@@ -486,7 +487,7 @@ def readme():
             continue
         if options.get("echo", True) and code:
             parts.append(f"```python\n{code}\n```")
-        parts += [readme_output(o) for o in cell["outputs"]]
+        parts += [readme_output(o) for o in cell["outputs"] if o.get("name") != "stderr"]  # progress bars
     text = "\n\n".join(part.strip() for part in parts if part.strip())
     return outside_code(lambda part: re.sub(r"\]\((?!\w+:|#)([^)]+)\)", r"](nbs/\1)", part), text) + "\n"
 
@@ -496,6 +497,10 @@ def readme_output(output):
     data = output.get("data", {})
     if "text/markdown" in data:
         return text_of(data["text/markdown"])
+    if "image/png" in data:
+        name = f"figure-{hashlib.sha256(text_of(data['image/png']).encode()).hexdigest()[:8]}.png"
+        (NBS / name).write_bytes(base64.b64decode(text_of(data["image/png"])))
+        return f"![The figure that the cell draws]({name})"
     text = output.get("text") or data.get("text/plain")
     if text is None or any(mime.startswith("image/") for mime in data):
         raise SystemExit(f"nbs/index.ipynb: README.md cannot show an output of {', '.join(data) or 'this kind'}")

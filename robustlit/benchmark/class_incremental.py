@@ -8,18 +8,26 @@ Docs: https://robustlit.github.io/robustlit/benchmark/class_incremental.html.md"
 __all__ = ['class_incremental']
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #d600041b
+from functools import partial
+
 import pandas as pd
 
-from ..checks import check_int
+from ..checks import Count, Counts, NotNegative, Seed
 from ..data import load
 from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
 from ..streams import class_pairs
-from ..evaluation import accuracy
+from ..evaluation import accuracy_by_task
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/benchmark/50_class_incremental.ipynb #cf361863
+def _with_batch_norm(model, shots: list, bn: str, on: int):
+    "The network with the batch norm of that task's day, of the newest if it lies ahead, or of the newest in any case."
+    load_bn_state(model, shots[min(on, len(shots)) - 1] if bn == "own" else shots[-1])
+    return model
+
+
 @experiment(
     version=1,
     id="comparison/streamed",
@@ -27,16 +35,15 @@ from ..training import pick_device, set_seed
     cpu=dict(data="mnist", hidden=[1200, 1200], per_task=5000, epochs=2, batch_size=100),
 )
 def class_incremental(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    seed: int = 0,  # Of images, weights and order
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    seed: Seed = 0,  # Of images, weights and order
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    per_task: int = 5000,  # Training images of each pair of classes
-    epochs: int = 2,  # Passes over each task
-    batch_size: int = 100,  # Images a step
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    per_task: Count = 5000,  # Training images of each pair of classes
+    epochs: Count = 2,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
 ) -> pd.DataFrame:  # after, on (task, 0 for all), bn ("own" or "last"), accuracy (percent), n (images)
     "A metaplastic binarized network on the stream of Tadros et al. (2022)."
-    check_int(epochs, "epochs", 1)
     generator = set_seed(seed)
     tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     n_out = max(int(t.y_train.max()) for t in tasks) + 1
@@ -45,12 +52,7 @@ def class_incremental(
     for after, shot in enumerate(learn(model, tasks, epochs, batch_size, generator, meta), 1):
         shots.append(shot["running"])
         for bn in BATCH_NORMS:
-            part = []
-            for k, t in enumerate(tasks):
-                load_bn_state(model, shots[min(k, after - 1)] if bn == "own" else shots[-1])
-                part.append(dict(on=k + 1, accuracy=accuracy(model, t.x_test, t.y_test), n=len(t.x_test)))
-            n = sum(r["n"] for r in part)
-            part.append(dict(on=0, accuracy=sum(r["accuracy"] * r["n"] for r in part) / n, n=n))
-            rows += [dict(after=after, bn=bn) | r for r in part]
+            found = accuracy_by_task(tasks, partial(_with_batch_norm, model, shots, bn))
+            rows += [dict(after=after, bn=bn) | r for r in found]
         load_bn_state(model, shots[-1])
     return pd.DataFrame(rows)

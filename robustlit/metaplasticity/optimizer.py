@@ -19,20 +19,27 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ..checks import at_least, below, check_values, checked
+from ..checks import NotNegative, at_least, below, check_values, checked
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #9c40e3b6
-_NotNegative = Annotated[float, at_least(0)]
 _Decay = Annotated[float, at_least(0), below(1)]
 
 
 @checked
 def damping(
     w: Tensor,  # Hidden weights, any shape
-    meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+    meta: NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
 ) -> Tensor:  # Between 0 (frozen) and 1 (free), the shape of `w`
     "What is left of a step towards zero: $1-\\tanh^2(meta\\,|w|)$, Laborieux et al. (2021), eq. 1."
     return 1 - (meta * w).tanh() ** 2
+
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #999cf512
+def _move_plain(p, g, m, v, b1, b2, decay, s, eps, meta):
+    g = g.add(p, alpha=decay)
+    m.mul_(b1).add_(g, alpha=1 - b1)
+    v.mul_(b2).addcmul_(g, g, value=1 - b2)
+    u = torch.where(p * m > 0, m * damping(p, meta), m) if meta else m
+    p.addcdiv_(u, v.sqrt().add_(eps), value=-s)
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #f61c7604
 @intrinsic
@@ -44,7 +51,7 @@ def _as_float(typingctx, x):
 
     return types.float32(types.int32), codegen
 
-
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #766f8aee
 _F = np.float32
 
 
@@ -76,7 +83,7 @@ def _step_part(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta):
         u = mi * (_F(4) * e / (q * q)) if w[i] * mi > _F(0) else mi
         w[i] -= s * u / (np.sqrt(vi) + eps)
 
-
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #716ba010
 @njit(parallel=True, cache=True)
 def _step_parallel(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta, parts):
     n = w.shape[0]
@@ -84,6 +91,28 @@ def _step_parallel(w, m, v, g, b1, b2, c1, c2, decay, s, eps, twice_meta, parts)
     for t in prange(parts):
         a, b = t * size, min(n, (t + 1) * size)
         _step_part(w[a:b], m[a:b], v[a:b], g[a:b], b1, b2, c1, c2, decay, s, eps, twice_meta)
+
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #4b723f19
+CORES = numba.get_num_threads()  # as many as numba may ever use
+
+
+def _move_fused(p, g, m, v, b1, b2, decay, s, eps, meta):
+    arrays = [a.detach().view(-1).numpy() for a in (p, m, v, g)]
+    numbers = [_F(a) for a in (b1, b2, 1 - b1, 1 - b2, decay, s, eps, 2 * meta)]
+    parts = min(torch.get_num_threads(), CORES) if p.numel() > 100_000 else 1
+    if parts == 1:
+        return _step_part(*arrays, *numbers)
+    numba.set_num_threads(parts)
+    _step_parallel(*arrays, *numbers, parts)
+
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #5b410ca2
+def _can_fuse(p, g, state, fused) -> bool:
+    "Whether this parameter takes the compiled pass; `RuntimeError` where it is asked for and cannot be."
+    arrays = (p, g, state["exp_avg"], state["exp_avg_sq"])
+    able = all(a.device.type == "cpu" and a.dtype == torch.float32 and a.is_contiguous() for a in arrays)
+    if fused and not able:
+        raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
+    return able if fused is None else fused
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #b6149eea
 class MetaplasticAdam(torch.optim.Optimizer):
@@ -97,11 +126,11 @@ class MetaplasticAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable,  # Parameters or parameter groups
-        lr: _NotNegative = 0.005,  # Step size, > 0
-        meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+        lr: NotNegative = 0.005,  # Step size, > 0
+        meta: NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
         betas: tuple[_Decay, _Decay] = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
-        eps: _NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
-        weight_decay: _NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
+        eps: NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
+        weight_decay: NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
         fused: bool | None = None,  # One compiled pass on the CPU; None: where it applies
     ):
         super().__init__(params, dict(lr=lr, meta=meta, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused))
@@ -135,34 +164,5 @@ class MetaplasticAdam(torch.optim.Optimizer):
         (b1, b2), t = group["betas"], state["step"]
         s = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
         meta = group["meta"] if p.ndim > 1 else 0.0
-        move = _move_fused if self._can_fuse(p, g, state, group["fused"]) else _move_plain
+        move = _move_fused if _can_fuse(p, g, state, group["fused"]) else _move_plain
         move(p, g, state["exp_avg"], state["exp_avg_sq"], b1, b2, group["weight_decay"], s, group["eps"], meta)
-
-    @staticmethod
-    def _can_fuse(p, g, state, fused) -> bool:
-        arrays = (p, g, state["exp_avg"], state["exp_avg_sq"])
-        able = all(a.device.type == "cpu" and a.dtype == torch.float32 and a.is_contiguous() for a in arrays)
-        if fused and not able:
-            raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
-        return able if fused is None else fused
-
-# %% ../../nbs/metaplasticity/12_optimizer.ipynb #4b723f19
-CORES = numba.get_num_threads()  # as many as numba may ever use
-
-
-def _move_fused(p, g, m, v, b1, b2, decay, s, eps, meta):
-    arrays = [a.detach().view(-1).numpy() for a in (p, m, v, g)]
-    numbers = [_F(a) for a in (b1, b2, 1 - b1, 1 - b2, decay, s, eps, 2 * meta)]
-    parts = min(torch.get_num_threads(), CORES) if p.numel() > 100_000 else 1
-    if parts == 1:
-        return _step_part(*arrays, *numbers)
-    numba.set_num_threads(parts)
-    _step_parallel(*arrays, *numbers, parts)
-
-
-def _move_plain(p, g, m, v, b1, b2, decay, s, eps, meta):
-    g = g.add(p, alpha=decay)
-    m.mul_(b1).add_(g, alpha=1 - b1)
-    v.mul_(b2).addcmul_(g, g, value=1 - b2)
-    u = torch.where(p * m > 0, m * damping(p, meta), m) if meta else m
-    p.addcdiv_(u, v.sqrt().add_(eps), value=-s)

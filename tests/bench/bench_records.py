@@ -37,7 +37,7 @@ LIMITS = {  # what is asked for: (what, number of runs) -> CPU seconds
 
 def file_runs(n: int):
     "File n records: the committed ones over and over, each time with seeds that were not there, as of today's schema."
-    exp, store = find_experiment(NAME).experiment, Store()
+    exp, store = find_experiment(NAME), Store()
     made = [r for r in Store(runs=store.runs / "none", results=RESULTS.parents[1]).load(NAME).values()]
     today = dict(
         schema=SCHEMA, id=exp.id, digest=code_digest(exp.function), uses='{"datasets/mnist":"0123456789abcdef"}'
@@ -67,7 +67,7 @@ def in_process(what: str) -> dict:
     "What a new process measures."
     known_claims()
     for name in known_experiments():
-        code_digest(find_experiment(name).experiment.function)
+        code_digest(find_experiment(name).function)
     if what == "files":
         return dict(zip(("first", "same process"), (seconds(lambda: records(NAME)) for _ in range(2))))
     if what == "pack":
