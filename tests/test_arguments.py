@@ -510,7 +510,7 @@ BY_HAND = {
     (statistics.t_interval, "values"): [[], ["a"]],
     (statistics.holm, "pvalues"): [[2.0], ["a"]],
 }
-FREE = {"self": "the object itself"}
+FREE = {"self": "the object itself", "ax": "axes of matplotlib, which is imported only when something is drawn"}
 
 
 def label(fn):
