@@ -43,7 +43,7 @@ from robustlit.checks import (
     one_of,
     or_infinite,
 )
-from .digest import Table
+from .digest import Later, Table
 from .evaluation import eval_mode
 
 if TYPE_CHECKING:
@@ -782,6 +782,14 @@ ATTACKS = Table(
     uniform_noise=UniformNoise,
     transfer=Transfer,
     autoattack=AutoAttack,
+    worst_case=Later("robustlit.worst_case", "WorstCase"),
+    fab=Later("robustlit.worst_case", "BallFAB"),
+    fab_t=Later("robustlit.worst_case", "BallFABT"),
+    square_l2=Later("robustlit.worst_case", "SquareL2"),
+    pgd_kl=Later("robustlit.worst_case", "PGDKL"),
+    apgd_kl=Later("robustlit.worst_case", "APGDKL"),
+    dim=Later("robustlit.input_diversity", "DIM"),
+    tim=Later("robustlit.input_diversity", "TIM"),
 )
 THREAT = ("norm", "target", "restarts", "early_stop", "eot", "clip")
 _Attack = Annotated[str, one_of(ATTACKS)] | Callable

@@ -384,8 +384,7 @@ def _written(fn: Callable) -> list:
     if not any(isinstance(p.annotation, str) for p in found):
         return found
     cells = _Late(zip(inner.__code__.co_freevars, (c.cell_contents for c in inner.__closure__ or ())))
-    later = {"pd": importlib.import_module("pandas")} if any("pd." in str(p.annotation) for p in found) else {}
-    look = lambda a: eval(a, inner.__globals__, later | cells) if isinstance(a, str) else a
+    look = lambda a: eval(a, inner.__globals__, cells) if isinstance(a, str) else a
     return [p.replace(annotation=look(p.annotation)) for p in found]
 
 

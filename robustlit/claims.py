@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'moved_claims']
+           'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -30,6 +30,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from IPython.display import Markdown
 
 import robustlit
 from . import digest
@@ -402,6 +403,38 @@ def ledger_markdown(
         cells = [f"`{cell(row[c])}`" if c == "command" and row[c] else cell(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+# %% ../nbs/evidence/60_claims.ipynb #3e4f295d
+def _named(which) -> Claim:
+    "The claim of an id, or of paper and id where two papers have it."
+    if isinstance(which, Claim):
+        return which
+    fits = [c for c in known_claims() if which in (c.id, f"{c.paper} {c.id}")]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ValueError(
+            f"`ids` must name one claim, got {which!r}: say {', '.join(f'{c.paper} {c.id}' for c in fits)}"
+        )
+    return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
+
+
+def _row(c: Claim, v: Verdict) -> dict:
+    "A line of `verdicts`."
+    amended = f" (amended: {c.amended})" if getattr(c, "amended", "") else ""
+    condition = c.condition_cpu if v.scale == "cpu" else c.condition
+    rests = v.rests_on or f"`{v.command}` makes the records"
+    row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours, condition=condition)
+    return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
+
+
+def verdicts(
+    *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
+    store: Store | None = None,  # Where the records lie; by default the project's
+    source: Callable | None = None,  # Instead of a store, as for `verdict`
+) -> Markdown:  # A table for a notebook; its text is in `data`
+    "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
+    return Markdown(ledger_markdown(pd.DataFrame([_row(c, verdict(c, store, source)) for c in map(_named, ids)])))
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

@@ -48,7 +48,7 @@ from robustlit.checks import (
     checked,
     one_of,
 )
-from .digest import Table
+from .digest import Later, Table
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #068a6699
 def _wide(v):
@@ -435,7 +435,17 @@ class Boundary:
         return False
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #17730ab6
-SMALLEST = Table("minimal attacks", deepfool=DeepFool, jsma=JSMA, carlini_wagner=CarliniWagner, boundary=Boundary)
+SMALLEST = Table(
+    "minimal attacks",
+    deepfool=DeepFool,
+    jsma=JSMA,
+    carlini_wagner=CarliniWagner,
+    boundary=Boundary,
+    ddn=Later("robustlit.minimum_norm", "DDN"),
+    fmn=Later("robustlit.minimum_norm", "FMN"),
+    fab=Later("robustlit.minimum_norm", "FAB"),
+    fab_t=Later("robustlit.minimum_norm", "FABT"),
+)
 RULES = ("target", "eot", "clip")
 _Attack = Annotated[str, one_of(SMALLEST)] | Callable
 

@@ -572,7 +572,7 @@ def records(
     version: Count | None = None,  # By default the experiment's present version
     store: Store | None = None,  # Where to look; by default the project's
     **where,  # Only runs with these parameter values; a list means any of them
-) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
+) -> pd.DataFrame:  # Parameters, rows, provenance; `attrs` has the experiment's name
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, version, profile, where)
@@ -580,9 +580,12 @@ def records(
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
     chosen, old = ([v for v, o in zip(values, old) if stale or not o] for values in (chosen, old))
     if not chosen:
-        return pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
-    found, texts, sizes = zip(*chosen)
-    return _data(found, texts, dict(profile=sizes, stale=old), exp)
+        rows = pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
+    else:
+        found, texts, sizes = zip(*chosen)
+        rows = _data(found, texts, dict(profile=sizes, stale=old), exp)
+    rows.attrs["experiment"] = exp.name
+    return rows
 
 # %% ../nbs/evidence/40_records.ipynb #27d6bb6b
 @checked

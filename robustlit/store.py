@@ -59,7 +59,7 @@ def _column_type(kind: pa.DataType, name: str) -> pa.DataType:
         return pa.list_(_column_type(kind.value_type, name))
     raise TypeError(f"column `{name}` must hold numbers, booleans, strings or lists of those, got {kind}")
 
-
+# %% ../nbs/evidence/30_store.ipynb #26a2ffab
 def _to_arrow(frame: pd.DataFrame) -> pa.Table:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
@@ -486,7 +486,7 @@ def _attempt(path: Path) -> int:
     parts = path.name.split(".")
     return 1 if len(parts) == 2 else int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else 0
 
-
+# %% ../nbs/evidence/30_store.ipynb #67a0a4bc
 def _file(store: Store, record: Record, force: bool) -> Record:
     key, now = record.about["key"], _renamed_to(record.id)
     name = check_name(now.name if now else record.about["experiment"])
@@ -512,7 +512,7 @@ def _stamps(folder: Path, key: str) -> dict:
                     found[e.name] = e.stat().st_size, e.stat().st_mtime_ns
     return found
 
-
+# %% ../nbs/evidence/30_store.ipynb #a46a403d
 _seen = {}  # folder -> name of file -> ((size, time of change), part)
 
 
@@ -597,7 +597,7 @@ def _misplaced(part: _Part, place: str, exp: Experiment | None) -> Exception | N
     whose = f"the record {record.about['key']} is one of {record.about['experiment']}, not of {place}"
     return ForeignRecord(f"{part.path} holds a foreign record: {whose}")
 
-
+# %% ../nbs/evidence/30_store.ipynb #46db96ad
 def _set_aside(part: _Part, problem: Exception):
     if not part.attempt:
         return warnings.warn(f"{problem}; these rows are passed over", stacklevel=4)

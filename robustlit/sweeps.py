@@ -178,7 +178,7 @@ def open_notebook(
     elif str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     function = getattr(importlib.import_module(module), name, None)
-    if not hasattr(function, "experiment"):
+    if not isinstance(function, Experiment):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
     return ExperimentNotebook(path, function, defaults)
 

@@ -18,14 +18,17 @@ from robustlit import plots
 from robustlit.plots import (
     COLOURS,
     MARKERS,
+    about_records,
     caption,
     curve_with_spread,
     heat_table,
     house_style,
     image_grid,
     live_picture,
+    needs_records,
     ordered_colours,
     save_figure,
+    show,
     spread,
 )
 
@@ -153,7 +156,7 @@ def test_curves_refuse_bad_requests(rows):
 def test_images_keep_one_grey_scale():
     x = torch.stack([torch.full((1, 4, 4), 0.25), torch.full((1, 4, 4), 0.5)])
     fig = image_grid(x, ["a", "b"], cols=1)
-    assert len(fig.axes) == 2 and [ax.get_title() for ax in fig.axes] == ["a", "b"]
+    assert len(fig.axes) == 2 and [ax.get_title("left") for ax in fig.axes] == ["a", "b"]
     assert {ax.images[0].get_clim() for ax in fig.axes} == {(0, 1)}
     assert [float(np.mean(ax.images[0].get_array())) for ax in fig.axes] == [0.25, 0.5]
 
@@ -279,3 +282,47 @@ def test_figure_names_stay_in_their_folder(name, tmp_path):
 def test_the_style_needs_no_notebook():
     assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLOURS)
     assert plt.rcParams["savefig.facecolor"] == "white"
+
+
+# --- the figure of an experiment
+
+
+def recorded_rows(profile="cpu"):
+    points = itertools.product(("sleep", "control"), ("blur", "noise"), (0.0, 0.5), range(3))
+    df = pd.DataFrame(points, columns=["network", "stressor", "strength", "seed"])
+    df["accuracy"] = 90 - 40 * df.strength + df.seed + (df.network == "sleep")
+    return df.assign(
+        unit=df.stressor.map(dict(blur="pixels", noise="variance")), profile=profile, hardware="GPU", stale=False
+    )
+
+
+def test_show_has_a_panel_a_value_one_legend_and_says_what_it_rests_on():
+    fig = show(recorded_rows(), panels="stressor", lines="network")
+    blur, noise = fig.axes
+    assert [ax.get_title("left") for ax in fig.axes] == ["blur", "noise"] and blur.get_ylim() == (0, 101)
+    assert (blur.get_xlabel(), noise.get_xlabel()) == ("strength (pixels)", "strength (variance)")
+    assert not blur.get_legend() and [t.get_text() for t in fig.legends[0].texts] == ["sleep", "control"]
+    assert [*blur.lines[0].get_ydata()] == [92, 72]
+    assert fig.get_supxlabel() == "mean ± 1 SD; profile cpu, n = 3 seeds, GPU"
+
+
+def test_show_draws_the_largest_profile_alone():
+    paper = recorded_rows("paper").assign(accuracy=50.0)
+    fig = show(pd.concat([recorded_rows(), paper]), panels="stressor", lines="network")
+    assert [*fig.axes[0].lines[0].get_ydata()] == [50, 50] and "profile paper, n = 3" in fig.get_supxlabel()
+
+
+def test_without_records_one_sentence_says_how_to_make_them(capsys):
+    empty = pd.DataFrame(columns=["network", "profile"])
+    empty.attrs["experiment"] = "sleep/strong_attacks"
+    assert show(empty, lines="network") is None
+    assert needs_records(lambda df: df.stressor)(empty) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [about_records(empty)] * 2
+    assert lines[0].startswith("No records of sleep/strong_attacks yet: `robustlit sweep sleep/strong_attacks")
+    assert about_records(recorded_rows(), ["network"]) == caption(recorded_rows(), ["network"])
+
+
+def test_show_refuses_a_column_that_is_not_there():
+    with pytest.raises(ValueError, match="netwrok"):
+        show(recorded_rows(), lines="netwrok")
