@@ -28,16 +28,21 @@ _Map = Annotated[pd.DataFrame, with_columns("layer", "stressor", "alpha_norm", "
 CLEAN, ATTACKED = "#1d679a", "#984f12"
 
 
+def _even(rows: pd.DataFrame) -> pd.DataFrame:
+    "Thresholds that differ by rounding alone are the same."
+    return rows.assign(alpha_norm=rows["alpha_norm"].round(6))
+
+
 def _relative(rows: pd.DataFrame, layer: str, attacked: bool) -> pd.Series:
-    return combined_response(rows, layer, attacked)
+    return combined_response(_even(rows), layer, attacked)
 
 
 def _baseline(rows: pd.DataFrame, layer: str) -> pd.Series:
     "Mean share of weights that stay, by threshold."
-    part = rows[(rows["layer"] == layer) & (rows["eps"] == 0) & rows["stressor"].isin(PAPER)]
+    part = _even(rows[(rows["layer"] == layer) & (rows["eps"] == 0) & rows["stressor"].isin(PAPER)])
     return (1 - part["n_zero"] / part["n_total"]).groupby(part["alpha_norm"]).mean()
 
-
+# %% ../../nbs/filtering/16_figures.ipynb #d08f59df
 @checked
 def stress_regions(
     rows: _Map,  # From `filter_map`, one run
@@ -104,6 +109,7 @@ def layer_curves(
     rows: _Map,  # From `filter_map`, clean and attacked; of several runs their mean is drawn
     layers: Annotated[Sequence, not_empty],  # A panel each
     by: Sequence = ("seed",),  # Columns that keep runs apart, as far as there are
+    title: str = "",  # Above all panels
 ) -> Figure:
     "Combined response of clean and attacked images, with the baseline (figure 5 of the paper)."
     keys = [k for k in by if k in rows]
@@ -123,7 +129,8 @@ def layer_curves(
         ax.set_title(layer, fontsize=8)
     for ax in axes.flat[len(layers) :]:
         ax.axis("off")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    fig.legend(lines, names, loc="outside upper center", ncols=3, fontsize=8, title=title or None, title_fontsize=8)
     fig.supxlabel("threshold, share of the range", fontsize=8), fig.supylabel("relative accuracy", fontsize=8)
     return fig
 
@@ -136,7 +143,7 @@ def filter_panels(
 ) -> Figure:
     "Accuracy under the three filters, clean and attacked, above the share of weights removed."
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True, layout="constrained")
-    part, shades = rows[rows["layer"] == layer], plt.get_cmap("viridis")
+    part, shades = _even(rows[rows["layer"] == layer]), plt.get_cmap("viridis")
     groups = [("", part)] if lines is None else [*part.groupby(check_choice(lines, list(rows.columns), "lines"))]
     for ax, name in zip(axes, PAPER):
         one = part[(part["stressor"] == name) & (part["eps"] == 0)]

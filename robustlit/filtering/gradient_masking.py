@@ -46,7 +46,7 @@ def _masks(model: nn.Module, which: str, valid: tuple, eps: float, thresholds: i
 # %% ../../nbs/filtering/58_gradient_masking.ipynb #21463c2b
 @experiment(
     version=1,
-    smoke=dict(data="digits", n_train=1200, images=40, thresholds=3, calibrated_at=10, calibration_seeds=1, thin=True),
+    smoke=dict(data="digits", n_train=1200, images=20, thresholds=3, calibrated_at=10, calibration_seeds=1, thin=True),
     cpu=dict(n_train=20_000, images=100, thresholds=9, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=200, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )

@@ -57,7 +57,7 @@ def _channels(model: nn.Module, x: Tensor, y: Tensor) -> list:
     ),
     cpu=dict(
         n_train=20_000,
-        images=128,
+        images=100,
         grids=[13, 25, 49, 97],
         controlled=25,
         calibrated_at=10,
@@ -86,7 +86,7 @@ def score_reliability(
     calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
     calibration_seeds: int = 3,  # How many networks that is a mean of
     n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 128,  # Test images, stratified by class
+    images: int = 100,  # Test images, stratified by class
     thin: bool = True,  # A narrow network, or the paper's
     tiny_size: int = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with thresholds_used, layer, alpha_norm, eps, n_zero, n_total, ...
@@ -119,7 +119,7 @@ def by_grid(
     source="Sec 4.3",
     published="25 are used, more advised",
     condition="combined S_clean and S_adv with 25 thresholds within 0.01 of those with 97 in at least 90 % of layers: then 25 are enough and more gain nothing; the claim holds if they are *not*",
-    condition_cpu="the same for the narrow ResNet-18 on MNIST after 10 epochs, static FGSM, 128 images; layers and seeds together",
+    condition_cpu="the same for the narrow ResNet-18 on MNIST after 10 epochs, static FGSM, 100 images; layers and seeds together",
     experiment="filtering/score_reliability",
     where=dict(network="resnet18", data="mnist", epochs=100),
     where_cpu=dict(network="resnet18", data="mnist", epochs=10),
@@ -160,7 +160,7 @@ def against_random(
     source="ours",
     published="not asked there",
     condition="combined S_clean against random masks with as many weights gone differs from 0 with the 95 % interval over seeds in at least half of the layers; else the score measures redundancy",
-    condition_cpu="the same for the narrow ResNet-18 on MNIST after 10 epochs, 128 images",
+    condition_cpu="the same for the narrow ResNet-18 on MNIST after 10 epochs, 100 images",
     experiment="filtering/score_reliability",
     where=dict(network="resnet18", data="mnist", epochs=100),
     where_cpu=dict(network="resnet18", data="mnist", epochs=10),
