@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'moved_claims']
+           'Verdicts', 'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -115,6 +115,7 @@ class Claim:
     condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
     where_cpu: dict | None = None  # Parameters of those runs; by default `where`
     min_seeds: int = 3  # Fewer say nothing
+    amended: str = ""  # What was changed in it after its first numbers were seen, and why; empty if nothing
 
     def __call__(self, rows: pd.DataFrame, scale: str = "paper") -> Finding:
         return self.check(rows, scale)
@@ -402,6 +403,47 @@ def ledger_markdown(
         cells = [f"`{cell(row[c])}`" if c == "command" and row[c] else cell(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+# %% ../nbs/evidence/60_claims.ipynb #5616efcd
+class Verdicts(list):
+    "Verdicts that a notebook shows as text."
+
+    def __str__(self):
+        return "\n".join(map(str, self)) or "no claims"
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        return "\n\n".join(map(_in_full, self)) or "no claims"
+
+
+def _in_full(v: Verdict) -> str:
+    c, finding = v.claim, v.finding
+    condition = c.condition_cpu if v.scale == "cpu" else c.condition
+    seen = finding.measured if finding else f"needs {v.missing}"
+    parts = [f"**{c.id}: {v.label}.** {c.statement} ({c.source}: {_published(c.published)})", ""]
+    parts += [f"- holds if: {condition}", f"- measured: {'; '.join(dict.fromkeys(filter(None, (v.ours, seen))))}"]
+    parts += [f"- rests on: {v.rests_on}{', some from older code' * v.stale}"] if v.rests_on else []
+    parts += [f"- amended: {c.amended}"] if c.amended else []
+    return "\n".join([*parts, f"- command: `{v.command}`"])
+
+# %% ../nbs/evidence/60_claims.ipynb #43bd8008
+def verdicts(
+    *ids: str,  # Such as "B-10", or "sleep/B-10" where two papers have one of that name
+    store: Store | None = None,  # Where the records lie; by default the project's
+    source: Callable | None = None,  # Instead of a store, as for `verdict`
+) -> Verdicts:  # A list of `Verdict` in the order asked for, which shows itself
+    "Claims with their words, condition, numbers and verdict; `ValueError` for an id that no claim has."
+    known = known_claims()
+    chosen = []
+    for id in ids:
+        named = [c for c in known if id in (c.id, f"{c.paper}/{c.id}")]
+        if not named:
+            check_choice(id, [c.id for c in known], "id")
+        if len(named) > 1:
+            raise ValueError(f"`id` {id!r} is one of several: say {' or '.join(f'{c.paper}/{c.id}' for c in named)}")
+        chosen.append(verdict(named[0], store, source))
+    return Verdicts(chosen)
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/plots.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'house_style', 'ordered_colours', 'spread', 'curve_with_spread', 'curve_panels', 'image_grid',
-           'heat_table', 'caption', 'live_picture', 'save_figure']
+           'heat_table', 'caption', 'captioned', 'show', 'live_picture', 'save_figure']
 
 # %% ../nbs/evidence/70_plots.ipynb #e0c2163e
 import io
@@ -310,6 +310,91 @@ def caption(
     plural = "" if counts.max() == 1 else "s"
     old = ", some from older code" if "stale" in df.columns and df.stale.any() else ""
     return f"profile{'s' * (len(profiles) > 1)} {_listed(profiles)}, {_count(counts)} {word}{plural}, {_listed(machines)}{old}"
+
+# %% ../nbs/evidence/70_plots.ipynb #9d024db1
+def captioned(
+    found: pd.DataFrame,  # Rows from `robustlit.records.records`
+    make: Callable | None = None,  # Makes a table or figure of the rows; not called where there are none
+    per: str | Sequence[str] | None = None,  # Columns that make a setting, if seeds are to be counted for each
+    **options,  # Of `make`
+):  # What `make` gave; None where there are no records
+    "Print what rows rest on, and make a table or figure of them; without rows, say what command makes them."
+    if not len(found):
+        name = found.attrs.get("experiment", "the experiment")
+        command = found.attrs.get("command")
+        print(f"No records of {name} yet" + (f"; this makes them: {command}" if command else ""))
+        return None
+    print(caption(found, per))
+    return make(found, **options) if make else None
+
+# %% ../nbs/evidence/70_plots.ipynb #25872a21
+def _offsets(x, table, count):
+    "Where points stand: at their numbers, or side by side at the place of their word."
+    if pd.api.types.is_numeric_dtype(table[x]):
+        return lambda p, k: p[x].to_numpy(float)
+    places = {word: i for i, word in enumerate(table[x].unique())}
+    return lambda p, k: p[x].map(places).to_numpy(float) + 0.5 * ((k + 0.5) / count - 0.5)
+
+
+def _panel(ax, table, x, lines, colours, place):
+    "One panel: a line a group where `x` is a number, else a point with bars a group and word."
+    numeric = pd.api.types.is_numeric_dtype(table[x])
+    for k, ((g, colour), marker) in enumerate(zip(colours.items(), itertools.cycle(MARKERS))):
+        p = table if lines is None else table[table[lines] == g]
+        p = p.sort_values(x, kind="stable") if numeric else p
+        if len(p):
+            p = p.assign(x=place(p, k))
+            _draw(ax, p, "band" if numeric else "bars", "" if g is None else str(g), colour, marker)
+    if not numeric:
+        words = list(table[x].unique())
+        ax.set_xticks(range(len(words)), words, rotation=30, ha="right")
+        for line in ax.lines:
+            line.set_linestyle("none")
+
+# %% ../nbs/evidence/70_plots.ipynb #f0544fd7
+@checked
+def show(
+    found: pd.DataFrame,  # Rows from `robustlit.records.records`
+    x: str = "strength",  # Column along the axis: numbers (rows without one are left out), or words
+    y: str = "accuracy",  # Column of what was measured
+    panels: str | None = None,  # A panel for each value of this column
+    lines: str | None = None,  # A line for each value of this column, six at most if they are words
+    by: str = "seed",  # Column of the repetitions
+    interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
+    xlabel: str | None = None,  # Of the horizontal axis; by default `x`
+    colours: Mapping | None = None,  # Line to colour, where several figures must agree
+) -> Figure | None:  # None where there are no records
+    "Draw mean and spread over seeds and print what they rest on; where there are no records, say what makes them."
+    for name in (n for n in (x, y, panels, lines, by) if n and len(found)):
+        check_choice(name, list(found.columns), "column")
+    found = found.dropna(subset=[x, y]) if len(found) else found
+    if not len(found):
+        return captioned(found)
+    captioned(found, per=[c for c in (panels, lines) if c] or None)
+    table = spread(found, y, [c for c in (panels, lines, x) if c], by, interval)
+    names = list(table[panels].unique()) if panels else [None]
+    colours = _group_colours(list(table[lines].unique()) if lines else [None], colours)
+    cols = min(2, len(names))
+    tall = -(-len(names) // cols)
+    height = 0.6 + (2.0 if panels else 2.6) * tall
+    fig, axes = plt.subplots(tall, cols, figsize=(5.2, height), sharey=True, layout="constrained", squeeze=False)
+    place = _offsets(x, table, len(colours))
+    for ax, name in itertools.zip_longest(axes.flat, names):
+        if name is None and panels:
+            ax.axis("off")
+            continue
+        _panel(ax, table[table[panels] == name] if panels else table, x, lines, colours, place)
+        ax.set(title="" if name is None else str(name).replace("_", " "))
+        ax.set(**dict(ylim=(0, 101)) if y == "accuracy" else {})
+    fig.supxlabel(xlabel or x, fontsize=10)
+    fig.supylabel(
+        f"{y} (%)\n{_intervals[interval]}" if y == "accuracy" else f"{y}\n{_intervals[interval]}", fontsize=10
+    )
+    if lines:
+        handles = {k: h for ax in axes.flat for h, k in zip(*ax.get_legend_handles_labels())}
+        fig.legend(handles.values(), handles, title=lines, loc="outside lower center", ncols=3)
+    plt.close(fig)  # a notebook shows the figure that is returned, once
+    return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae
 @checked

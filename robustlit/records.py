@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import typing
 import warnings
 from collections.abc import Iterable
@@ -550,6 +551,22 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
     right = {k: _column(v, counts) for k, v in right.items()}
     return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
+# %% ../nbs/evidence/40_records.ipynb #2b36e4d8
+def _word(value) -> str:
+    return value if isinstance(value, str) else _text(canonical(value))
+
+
+def _command(exp: Experiment, profile: str | None, where: dict) -> str:
+    "What to type to make records such as are asked for, with three seeds."
+    many = {k: [*v] if isinstance(v, list | tuple | range | set | frozenset) else [v] for k, v in where.items()}
+    pinned = lambda p: {k for k in many if k in exp.profiles[p] and _word(exp.profiles[p][k]) == _word(many[k][0])}
+    sizes = [p for p in (profile, "cpu", "paper", "smoke") if p in exp.profiles]
+    size = max(sizes, key=lambda p: (p == profile, len(pinned(p))))
+    grid = {k: ",".join(map(_word, v)) for k, v in many.items() if k not in pinned(size)}
+    grid |= dict(seed="0:3") if "seed" in exp.parameters and "seed" not in where else {}
+    axes = [f"-g {k} {shlex.quote(v)}" for k, v in grid.items()]
+    return " ".join(["robustlit sweep", exp.name, f"--profile {size}", *axes])
+
 # %% ../nbs/evidence/40_records.ipynb #0353d1c2
 def records(
     which: str | Experiment,  # An experiment or its name
@@ -570,10 +587,13 @@ def records(
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
     chosen, old = ([v for v, o in zip(values, old) if stale or not o] for values in (chosen, old))
-    if not chosen:
-        return pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
-    found, texts, sizes = zip(*chosen)
-    return _data(found, texts, dict(profile=sizes, stale=old), exp)
+    if chosen:
+        found, texts, sizes = zip(*chosen)
+        data = _data(found, texts, dict(profile=sizes, stale=old), exp)
+    else:
+        data = pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
+    data.attrs.update(experiment=exp.name, command=_command(exp, profile, where))
+    return data
 
 # %% ../nbs/evidence/40_records.ipynb #b10b5012
 def run_table(
