@@ -414,7 +414,7 @@ def audit(
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
-) -> pd.DataFrame:  # check, kind, red, finding
+) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
     with torch.random.fork_rng(), eval_mode(model):
@@ -447,9 +447,12 @@ def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     return table
 
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
+_three = with_columns("check", "kind", "red")
+
+
 @checked
 def audit_summary(
-    table: Annotated[pd.DataFrame, with_columns("check", "kind", "red")],  # From `audit`
+    table: "Annotated[pd.DataFrame, _three]",  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def network_path(
     function: FunctionType,  # Of the package, the one that makes the network
     parameters: Mapping,  # Its arguments, all of them
-    store: Store | None = None,  # By default the project's
+    store: "Store | None" = None,  # By default the project's
 ) -> Path:  # A file that may not exist yet
     "Where the network lies that `function` makes of `parameters`."
     from robustlit.records import Store, canonical

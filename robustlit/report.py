@@ -30,7 +30,7 @@ from .masking import audit, audit_summary
 from .checks import Count, check_choice, check_with, checked, existing, with_columns
 from .data import Dataset
 from .plots import house_style
-from .stressors import SUITES, stress
+from .stressors import stress, suite_names
 
 # %% ../nbs/robustness/70_report.ipynb #ce4211c8
 def _factory(name: str) -> Callable:
@@ -76,7 +76,11 @@ def named_model(
 
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(
-    corruptions="Corruptions", linf="Attacks, maximum norm", faults="Flipped bits", noise_blur="Noise and blur"
+    corruptions="Corruptions",
+    linf="Attacks, maximum norm",
+    faults="Flipped bits",
+    noise_blur="Noise and blur",
+    filters="Weight filters",
 )
 
 
@@ -163,7 +167,7 @@ def report_page(
     )
 
 # %% ../nbs/robustness/70_report.ipynb #41f1e981
-_Suite = Annotated[str, check_with(lambda v, name: check_choice(v, [*SUITES.names(), "all"], name), "corruption")]
+_Suite = Annotated[str, check_with(lambda v, name: check_choice(v, suite_names(), name), "corruption")]
 
 
 @checked
@@ -171,7 +175,7 @@ def write_report(
     model: nn.Module,  # Images in [0, 1] to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     path: str | Path,  # The page to write; the rows go beside it as .csv
-    suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur" or "all"
+    suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur", "filters" or "all" (without filters)
     images: Count = 200,  # How many to use
     title: str = "",  # Of the page; the model's class if empty
     audited: bool = True,  # Whether to audit too

@@ -27,8 +27,8 @@ from robustlit.filtering.networks import BUILDERS, build
 from robustlit.filtering.scores import (
     area,
     combined_response,
+    filter_scores,
     label,
-    layer_scores,
     normalised_scores,
     response,
     to_layers,
@@ -542,7 +542,7 @@ def test_bad_input_is_refused(small):
 
 def test_images_are_stratified():
     x, y = torch.rand(50, 1, 4, 4), torch.arange(50) % 3
-    few, labels = M._test_images((x, y), 10)
+    few, labels = M.stratified_images((x, y), 10)
     assert sorted(labels.bincount().tolist()) == [3, 3, 4] and all((x == f).flatten(1).all(1).any() for f in few)
 
 
@@ -608,7 +608,7 @@ def test_simpson_is_exact_for_cubics(n):
 
 def test_scores_by_hand():
     made = curves()
-    table = layer_scores(a_map(made)).set_index("stressor")
+    table = filter_scores(a_map(made)).set_index("stressor")
     at = np.linspace(0, 1, 25)
     baseline = dict(high_pass=1 - at, low_pass=at, pulse=np.full(25, 0.96))
     for name in PAPER:
@@ -629,23 +629,23 @@ def test_scores_by_hand():
 
 def test_order_of_the_rows_does_not_matter():
     rows = a_map(curves())
-    assert layer_scores(rows.iloc[::-1]).round(9).equals(layer_scores(rows).round(9))
+    assert filter_scores(rows.iloc[::-1]).round(9).equals(filter_scores(rows).round(9))
 
 
 def test_inert_and_baseline_layers():
     at = np.linspace(0, 1, 25)
-    inert = layer_scores(a_map({(k, False): np.full(25, 90.0) for k in PAPER}).query("eps == 0")).set_index("stressor")
+    inert = filter_scores(a_map({(k, False): np.full(25, 90.0) for k in PAPER}).query("eps == 0")).set_index("stressor")
     assert np.allclose(inert.S_clean[["high_pass", "low_pass", "pulse"]], [0.5, 0.5, 0.04]) and (inert.gain == 0).all()
     follows = {("high_pass", False): 90 * (1 - at), ("low_pass", False): 90 * at, ("pulse", False): np.full(25, 86.4)}
-    table = layer_scores(a_map(follows).query("eps == 0"))
+    table = filter_scores(a_map(follows).query("eps == 0"))
     assert np.allclose(table.S_clean, 0) and set(table.label_clean) == {"robust"} and "S_adv" not in table
-    better = layer_scores(a_map({("pulse", False): np.full(25, 99.0)}).query("eps == 0"), ["pulse"])
+    better = filter_scores(a_map({("pulse", False): np.full(25, 99.0)}).query("eps == 0"), ["pulse"])
     assert np.allclose(better.gain, 0.1)
 
 
 def test_chance_is_no_gain():
     "Collapsed to one class, clean and attacked alike: the paper's ratio calls it a gain."
-    table = layer_scores(
+    table = filter_scores(
         a_map({("high_pass", a): np.full(25, 10.0) for a in (False, True)}, whole=(90, 20)), ["high_pass"]
     )
     assert table.S_diff[0] > 0.3 and np.isclose(table.chance_S_diff[0], 0)
@@ -657,7 +657,7 @@ def test_random_masks_as_baseline():
         for k in ("high_pass", "random_high_pass")
         for a in (False, True)
     }
-    one = layer_scores(a_map(made), ["high_pass"]).iloc[0]
+    one = filter_scores(a_map(made), ["high_pass"]).iloc[0]
     assert np.isclose(one.control_S_clean, -9 / 90) and np.isclose(one.control_S_adv, -9 / 45)
     assert np.isclose(one.control_chance_S_clean, -9 / 80)
 
@@ -666,20 +666,20 @@ def test_labels_and_what_was_not_tested():
     assert [label(v, 0.1) for v in (-0.2, -0.1, 0.1, 0.2)] == ["fragile", "robust", "robust", "antifragile"]
     assert label(0.0, 0) == "robust" and label(1e-9, 0) == "antifragile"
     rows = a_map({("pulse", False): np.full(25, 90.0)}).assign(n_zero=0, n_removed=0)
-    assert set(layer_scores(rows.query("eps == 0"), ["pulse"]).label_clean) == {"not tested"}
+    assert set(filter_scores(rows.query("eps == 0"), ["pulse"]).label_clean) == {"not tested"}
 
 
 def test_count_of_active_weights_and_seeds():
     rows = a_map({("high_pass", False): np.full(25, 90.0)}).query("eps == 0")
     half = rows.assign(n_zero_active=rows.n_zero_active / 2)
-    assert np.isclose(layer_scores(half, ["high_pass"], count="active").S_clean[0], 0.25)
+    assert np.isclose(filter_scores(half, ["high_pass"], count="active").S_clean[0], 0.25)
     several = pd.concat([a_map(curves(s), seed=s) for s in (0, 1)])
-    table = layer_scores(several, by=["seed"])
+    table = filter_scores(several, by=["seed"])
     for s in (0, 1):
-        want = layer_scores(a_map(curves(s)))
+        want = filter_scores(a_map(curves(s)))
         assert np.allclose(table[table.seed == s].S_diff, want.S_diff)
     with pytest.raises(ValueError, match="name in `by`"):
-        layer_scores(several)
+        filter_scores(several)
 
 
 def test_normalised_scores_keep_sign_and_zero():
@@ -711,12 +711,12 @@ def test_layers_by_score():
 )
 def test_networks_at_chance_get_no_score(whole, kind):
     with pytest.raises(ValueError, match=kind):
-        layer_scores(a_map(curves(), whole=whole))
+        filter_scores(a_map(curves(), whole=whole))
 
 
 def test_scores_of_a_real_map(small):
     rows = filter_map(small, images(20), thresholds=5, eps=0.02, filters=["high_pass", "random_high_pass"])
     worth = rows.assign(accuracy=rows.accuracy.where(rows.stressor != "unfiltered", 50.0))
-    table = layer_scores(worth, ["high_pass"])
+    table = filter_scores(worth, ["high_pass"])
     assert list(table.layer.unique()) == ["0", "4"] and np.allclose(table.S_diff, table.S_adv - table.S_clean)
     assert table.filter(like="S_").notna().all(axis=None)

@@ -8,6 +8,7 @@ Docs: https://robustlit.github.io/robustlit/filtering/networks.html.md"""
 __all__ = ['BUILDERS', 'INITS', 'Normalise', 'ResNet', 'SqueezeNet', 'ShuffleNet', 'build']
 
 # %% ../../nbs/filtering/11_networks.ipynb #1b77b8c0
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -19,7 +20,8 @@ from torchvision.models.squeezenet import Fire
 from ..checks import Count, check_choice, checked
 from ..data import Batches, Dataset, load
 from ..digest import Table
-from ..training import Learner, Progress, set_seed
+from ..models import network_path
+from ..training import Checkpoint, Learner, Progress, set_seed
 from ..zoo import network
 
 # %% ../../nbs/filtering/11_networks.ipynb #4ad26e8f
@@ -162,8 +164,23 @@ def build(
     return model
 
 # %% ../../nbs/filtering/11_networks.ipynb #de6c5e4a
+class _GoesOn(Checkpoint):
+    "A checkpoint at the end of a fit, which begins at the longest shorter fit that left one."
+
+    def __init__(self, path: Path):
+        super().__init__(path)
+        self.stem = path
+
+    def before_fit(self, learn):
+        at = {k: self.stem.with_name(f"{self.stem.stem}-{k}-epochs.pt") for k in range(learn.epochs, 0, -1)}
+        self.path, self.every = next((p for p in at.values() if p.exists()), self.stem), max(1, learn.epochs)
+        super().before_fit(learn)
+        self.path = at.get(learn.epochs, self.stem)
+
+
 def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
     "The network and what trains it."
+    about = dict(name=name, seed=seed, data=data, width=width, n_train=n_train, size=size, init=init)
     full = load(data, size=size)
     shown = full if n_train is None or n_train >= len(full.x_train) else full.subset(n_train)
     set_seed(seed)
@@ -172,11 +189,12 @@ def _trained(name, seed, data, width, epochs, n_train, size, init) -> tuple:
     def train(model):
         set_seed(seed)
         batches = Batches(shown.x_train, shown.y_train, 100, generator=order, drop_last=len(shown.x_train) >= 100)
-        Learner(model, torch.optim.Adam(model.parameters(), lr=1e-3), [Progress(name)]).fit(epochs, batches)
+        callbacks = [Progress(name), _GoesOn(network_path(_trained, about))]
+        Learner(model, torch.optim.Adam(model.parameters(), lr=1e-3), callbacks).fit(epochs, batches)
 
     return model, train
 
-
+# %% ../../nbs/filtering/11_networks.ipynb #042ad6f1
 @network()
 def _resnet18(seed=0, data="mnist", width=16, epochs=10, n_train=20_000, size=None, init="torchvision"):
     "ResNet-18; `width` 64 is the paper's."
