@@ -50,7 +50,9 @@ def _add_stress_options(parser: argparse.ArgumentParser):
     parser.add_argument("--weights", metavar="FILE", help="its state dict, as torch.save wrote it")
     parser.add_argument("--data", default="digits", help="name or path of a dataset; see `robustlit data`")
     parser.add_argument("--size", type=int, help="resize the images to this many pixels a side")
-    parser.add_argument("--suite", default="all", help="corruptions, linf, faults, noise_blur, filters, or all (without filters)")
+    parser.add_argument(
+        "--suite", default="all", help="corruptions, linf, faults, noise_blur, filters, or all (without filters)"
+    )
     parser.add_argument("--images", type=int, default=200, help="how many test images to use (default: 200)")
     parser.add_argument("--out", metavar="PAGE", help="the page to write (default: stress-FACTORY.html)")
     parser.add_argument("--no-audit", action="store_true", help="leave the audit out")

@@ -378,6 +378,7 @@ def show(
     tall = -(-len(names) // cols)
     height = 0.6 + (2.0 if panels else 2.6) * tall
     fig, axes = plt.subplots(tall, cols, figsize=(5.2, height), sharey=True, layout="constrained", squeeze=False)
+    unit = (f"{y} (%)" if y == "accuracy" else y) + ("" if lines else f", {_intervals[interval]}")
     place = _offsets(x, table, len(colours))
     for ax, name in itertools.zip_longest(axes.flat, names):
         if name is None and panels:
@@ -386,13 +387,13 @@ def show(
         _panel(ax, table[table[panels] == name] if panels else table, x, lines, colours, place)
         ax.set(title="" if name is None else str(name).replace("_", " "))
         ax.set(**dict(ylim=(0, 101)) if y == "accuracy" else {})
-    fig.supxlabel(xlabel or x, fontsize=10)
-    fig.supylabel(
-        f"{y} (%)\n{_intervals[interval]}" if y == "accuracy" else f"{y}\n{_intervals[interval]}", fontsize=10
-    )
+    for k in range(len(names)):
+        below = k + cols >= len(names)
+        axes.flat[k].set(xlabel=(xlabel or x) if below else "", ylabel="" if k % cols else unit)
     if lines:
         handles = {k: h for ax in axes.flat for h, k in zip(*ax.get_legend_handles_labels())}
-        fig.legend(handles.values(), handles, title=lines, loc="outside lower center", ncols=3)
+        title = f"{lines}, {_intervals[interval]}"
+        fig.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=3)
     plt.close(fig)  # a notebook shows the figure that is returned, once
     return fig
 

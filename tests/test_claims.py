@@ -9,9 +9,9 @@ import pytest
 import scipy.stats
 
 from robustlit import claims
-from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict
+from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
 from robustlit.records import Store, experiment, recorded
-from robustlit.statistics import bootstrap_interval, holm, paired_difference, t_interval
+from robustlit.statistics import bootstrap_interval, differences, holm, paired_difference, t_interval
 from robustlit.sweeps import parse_grid
 
 PARTS = dict(
@@ -355,3 +355,63 @@ def test_holm_matches_published_values():
 def test_bad_numbers_are_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+def measured(seeds=(0, 1, 2), gain=5.0):
+    rows = [
+        dict(network=n, stressor=s, strength=e, seed=k, accuracy=50 + k**2 + (n == "sleep") * (gain * e + 0.1 * k))
+        for n in ("sleep", "authors")
+        for s in ("fgsm", "blur")
+        for e in (0.0, 1.0)
+        for k in seeds
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_the_paired_ones_corrected_for_all_rows():
+    found = measured()
+    table = differences(found, [("sleep", "authors")])
+    assert list(table.columns) == "pair stressor strength mean low high p holm stars n".split()
+    assert len(table) == 4 and set(table.n) == {3} and set(table.pair) == {"sleep - authors"}
+    by = found[(found.stressor == "blur") & (found.strength == 1)].pivot(
+        index="seed", columns="network", values="accuracy"
+    )
+    row = table[(table.stressor == "blur") & (table.strength == 1)].iloc[0]
+    alone = paired_difference(by["sleep"], by["authors"])
+    assert [row["mean"], row.low, row.high, row.p] == pytest.approx([alone.mean, alone.low, alone.high, alone.p])
+    assert table.holm.tolist() == pytest.approx(list(holm(table.p)))
+    assert [len(s) for s in table.stars] == [sum(p < e for e in (0.05, 0.01, 0.001)) for p in table.holm]
+    assert {*table.stars} == {"", "***"}
+
+
+def test_differences_leave_out_seeds_of_one_side_only_and_keep_failures():
+    found = measured()
+    found = found[(found.network == "sleep") | (found.seed != 2)]
+    assert set(differences(found, [("sleep", "authors")]).n) == {2}
+    lone = differences(found, [("sleep", "nobody")])
+    assert set(lone.n) == {0} and lone["mean"].isna().all() and set(lone.stars) == {""}
+    failed = measured()
+    failed.loc[0, "accuracy"] = np.nan
+    assert differences(failed, [("sleep", "authors")]).loc[0, ["mean", "holm"]].isna().all()
+    assert len(differences(measured()[:0], [("sleep", "authors")])) == 0
+    (one,) = differences(measured(), [("sleep", "authors")], over=[]).to_dict("records")
+    assert one["mean"] == pytest.approx(2.6) and one["n"] == 3
+    with pytest.raises(ValueError, match="`found` must have a column 'net'"):
+        differences(measured(), [("sleep", "authors")], on="net")
+
+
+def test_verdicts_show_claims_in_full():
+    written = dict(condition_cpu="at least 80 %", amended="the bound, before the second seed")
+    first = claim("P-1", **PARTS | written)(better)
+    second = claim("P-2", **PARTS | dict(paper="other"))(better)
+    told = verdicts("P-2", "example/P-1", source=shelf(rows(profile="cpu")))
+    assert [v.claim for v in told] == [second, first]
+    text = told._repr_markdown_()
+    for words in (first.statement, "holds if: at least 80 %", "rests on: profile cpu", "amended: the bound, before"):
+        assert words in text, text
+    assert second.condition in text and "not measured" in text and text.count("amended") == 1
+    with pytest.raises(ValueError, match="`id` is unknown: 'P-9'"):
+        verdicts("P-9")
+    claim("P-1", **PARTS | dict(paper="other"))(better)
+    with pytest.raises(ValueError, match="say example/P-1 or other/P-1"):
+        verdicts("P-1")

@@ -19,6 +19,7 @@ from robustlit.plots import (
     COLOURS,
     MARKERS,
     caption,
+    captioned,
     curve_with_spread,
     heat_table,
     house_style,
@@ -26,6 +27,7 @@ from robustlit.plots import (
     live_picture,
     ordered_colours,
     save_figure,
+    show,
     spread,
 )
 
@@ -279,3 +281,55 @@ def test_figure_names_stay_in_their_folder(name, tmp_path):
 def test_the_style_needs_no_notebook():
     assert plt.rcParams["axes.prop_cycle"].by_key()["color"] == list(COLOURS)
     assert plt.rcParams["savefig.facecolor"] == "white"
+
+
+def stressed(**columns):
+    points = itertools.product(("sleep", "authors"), ("fgsm", "pgd"), (0.0, 0.1, 0.2), range(3))
+    df = pd.DataFrame(points, columns=["network", "stressor", "strength", "seed"])
+    df["accuracy"] = 90 - 200 * df.strength - 5 * (df.network == "authors") - df.seed
+    return df.assign(profile="cpu", hardware="cpu, 2 cores, AMD EPYC", stale=False, **columns)
+
+
+def test_show_draws_means_in_panels_and_prints_what_they_rest_on(capsys):
+    fig = show(stressed(), panels="stressor", lines="network")
+    assert [ax.get_title("left") for ax in fig.axes] == ["fgsm", "pgd"]
+    assert [line.get_ydata().tolist() for line in fig.axes[0].lines] == [
+        pytest.approx([89, 69, 49]),
+        pytest.approx([84, 64, 44]),
+    ]
+    assert all(ax.get_ylim() == (0, 101) for ax in fig.axes)
+    assert fig.axes[0].get_ylabel() == "accuracy (%)" and fig.axes[1].get_xlabel() == "strength"
+    (legend,) = fig.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["sleep", "authors"]
+    assert legend.get_title().get_text() == "network, mean ± 1 SD"
+    assert capsys.readouterr().out == "profile cpu, n = 3 seeds, 2-core AMD EPYC CPU\n"
+    assert fig.get_figwidth() < 5.5 and not plt.get_fignums()
+
+
+def test_show_puts_words_side_by_side_without_lines_between_them():
+    (ax,) = show(stressed().query("strength == 0.1"), x="stressor", lines="network").axes
+    points = [line for line in ax.lines if line.get_marker() in MARKERS]
+    assert [line.get_linestyle() for line in points] == ["None", "None"]
+    assert points[0].get_xdata().tolist() == [-0.125, 0.875] and points[1].get_xdata().tolist() == [0.125, 1.125]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["fgsm", "pgd"]
+
+
+def test_rows_without_a_number_are_not_drawn_and_other_measures_keep_their_axis():
+    df = stressed(loss=2.0)
+    df.loc[df.stressor == "pgd", "strength"] = np.nan
+    fig = show(df, y="loss", panels="stressor")
+    assert [ax.get_title("left") for ax in fig.axes] == ["fgsm"]
+    assert fig.axes[0].get_ylim()[1] < 3 and fig.axes[0].get_ylabel() == "loss, mean ± 1 SD"
+
+
+def test_without_records_it_is_said_what_makes_them(capsys):
+    empty = stressed()[:0]
+    empty.attrs.update(experiment="sleep/strong_attacks", command="robustlit sweep sleep/strong_attacks -g seed 0:3")
+    expected = (
+        "No records of sleep/strong_attacks yet; this makes them: robustlit sweep sleep/strong_attacks -g seed 0:3\n"
+    )
+    for draw in (lambda: show(empty, panels="stressor"), lambda: captioned(empty, lambda df: 1 / 0)):
+        assert draw() is None and capsys.readouterr().out == expected
+    assert captioned(stressed(), len, per="network") == 36
+    with pytest.raises(ValueError, match="`column` is unknown: 'net'"):
+        show(stressed(), lines="net")

@@ -1129,3 +1129,20 @@ def test_a_stores_records_are_known_by_name_alone(tmp_path):
     done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True)
     rows = [pq.read_table(p, columns=["key"], partitioning=None) for p in (root / "results").glob("*/*.parquet")]
     assert done.stdout.split() == [str(len({k for t in rows for k in t["key"].to_pylist()}))], done.stderr
+
+
+def test_rows_tell_the_command_that_makes_more_of_them(store):
+    @experiment(smoke=dict(n=2), cpu=dict(n=50), group="told")
+    def slope_told(rate: float = 1.0, n: int = 10, word: str = "a", seed: int = 0):
+        return pd.DataFrame([dict(y=rate * n)])
+
+    command = lambda **asked: records(slope_told, store=store, **asked).attrs["command"]
+    assert command() == "robustlit sweep told/slope_told --profile cpu -g seed 0:3"
+    assert command(n=2) == "robustlit sweep told/slope_told --profile smoke -g seed 0:3"
+    asked = command(profile="cpu", rate=[0.5, 2.0], word="a b", seed=[4])
+    assert asked == "robustlit sweep told/slope_told --profile cpu -g rate 0.5,2 -g word 'a b' -g seed 4"
+    recorded(slope_told, store=store)
+    found = records(slope_told, store=store)
+    assert found[found.rate == 7].attrs == dict(
+        experiment="told/slope_told", command="robustlit sweep told/slope_told --profile cpu -g seed 0:3"
+    )
