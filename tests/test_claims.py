@@ -404,7 +404,7 @@ def test_verdicts_show_claims_in_full():
     written = dict(condition_cpu="at least 80 %", amended="the bound, before the second seed")
     first = claim("P-1", **PARTS | written)(better)
     second = claim("P-2", **PARTS | dict(paper="other"))(better)
-    told = verdicts("P-2", "example/P-1", source=shelf(rows(profile="cpu")))
+    told = verdicts("P-2", "toy/P-1", source=shelf(rows(profile="cpu")))
     assert [v.claim for v in told] == [second, first]
     text = told._repr_markdown_()
     for words in (first.statement, "holds if: at least 80 %", "rests on: profile cpu", "amended: the bound, before"):
@@ -413,5 +413,5 @@ def test_verdicts_show_claims_in_full():
     with pytest.raises(ValueError, match="`id` is unknown: 'P-9'"):
         verdicts("P-9")
     claim("P-1", **PARTS | dict(paper="other"))(better)
-    with pytest.raises(ValueError, match="say example/P-1 or other/P-1"):
+    with pytest.raises(ValueError, match="say other/P-1 or toy/P-1"):
         verdicts("P-1")
