@@ -17,19 +17,33 @@ import functools
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import Annotated, TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import check_choice, check_images, check_int, check_labels, check_number
-from .digest import Table
+from robustlit.checks import (
+    Count,
+    Images,
+    Labels,
+    NotNegative,
+    Share,
+    at_least,
+    check_choice,
+    check_int,
+    check_labels,
+    checked,
+    not_empty,
+    one_of,
+    or_infinite,
+)
+from .digest import Later, Table
 from .evaluation import eval_mode
 
 if TYPE_CHECKING:
@@ -39,6 +53,7 @@ if TYPE_CHECKING:
 TINY = 1e-12
 
 
+@checked
 def margin_of(
     logits: Tensor,  # (n, classes)
     y: Tensor,  # Labels (n,)
@@ -72,14 +87,18 @@ LOSSES = Table(
 )
 
 
+_Loss = Annotated[str, one_of(LOSSES)] | Callable
+
+
+@checked
 def attack_loss(
     logits: Tensor,  # (n, classes)
     y: Tensor,  # Labels (n,)
-    loss: str | Callable = "ce",  # A name in `LOSSES`, or a function (logits, y, target) to (n,)
+    loss: _Loss = "ce",  # A name in `LOSSES`, or a function (logits, y, target) to (n,)
     target: Tensor | None = None,  # Classes to reach (n,), None to get away from `y`
 ) -> Tensor:  # (n,), to be made large
     "The attacker's loss of each image; `ValueError` for an unknown name or too few classes."
-    rule = LOSSES[check_choice(loss, LOSSES, "loss")] if isinstance(loss, str) else loss
+    rule = LOSSES[loss] if isinstance(loss, str) else loss
     return rule(logits, y, target)
 
 # %% ../nbs/robustness/10_attacks.ipynb #8452dd43
@@ -87,17 +106,22 @@ def _length(v):
     return v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 # %% ../nbs/robustness/10_attacks.ipynb #251d4c91
+_Norm = Annotated[str, one_of(("linf", "l2"))]
+_Radius = Annotated[float, at_least(0), or_infinite]
+
+
 class Ball:
     "All images within `eps` of each image of a batch."
 
+    @checked
     def __init__(
         self,
         x: Tensor,  # Clean images (n, c, h, w)
-        eps: float,  # Radius, in pixel units
-        norm: str = "linf",  # "linf" (each pixel) or "l2" (the whole image)
+        eps: _Radius,  # Radius, in pixel units
+        norm: _Norm = "linf",  # "linf" (each pixel) or "l2" (the whole image)
         clip: bool = True,  # Keep to [0, 1]
     ):
-        self.x, self.eps, self.norm, self.clip = x, eps, check_choice(norm, ("linf", "l2"), "norm"), clip
+        self.x, self.eps, self.norm, self.clip = x, eps, norm, clip
 
     def __getitem__(self, rows):
         return Ball(self.x[rows], self.eps, self.norm, self.clip)
@@ -150,11 +174,12 @@ def _mix(z):
     return z
 
 
+@checked
 def image_uniform(
     ids: Tensor,  # A number for each image (n,), int64
     seed: int,  # Any whole number
     draw: int,  # Which draw of that seed
-    shape: tuple,  # What each image needs
+    shape: tuple[Count, ...],  # What each image needs
 ) -> Tensor:  # (n, *shape), float32
     "Uniform numbers in [0, 1), the same for the same (id, seed, draw) whatever else is in the batch."
     key = _mix(_mix(ids * STRIDE + _int64(seed)) + _int64(draw * STRIDE))
@@ -164,6 +189,7 @@ def image_uniform(
     return bits.bitwise_and(2**24 - 1).float().div_(2**24).view(len(ids), *shape)
 
 # %% ../nbs/robustness/10_attacks.ipynb #3816ad3a
+@checked
 def random_start(
     ball: Ball,  # Where to start
     ids: Tensor,  # A number for each image (n,)
@@ -191,13 +217,14 @@ def _check_logits(z, n: int):
 class Oracle:
     "Logits and input gradients of a network, averaged over `eot` draws."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
         y: Tensor,  # Labels that the logits must cover
-        eot: int = 1,  # Draws of a random network
+        eot: Count = 1,  # Draws of a random network
     ):
-        self.model, self.y, self.eot, self.classes = model, y, check_int(eot, "eot", 1), 0
+        self.model, self.y, self.eot, self.classes = model, y, eot, 0
 
     def forward(self, a: Tensor) -> Tensor:
         "Logits of one pass, checked the first time."
@@ -275,16 +302,17 @@ def _target_classes(threat, target: Tensor | str) -> Tensor:
 class Threat:
     "A network under attack: the images, what breaking them means, and how it is tried."
 
+    @checked
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
         x: Tensor,  # Images (n, c, h, w)
         y: Tensor,  # Labels (n,)
-        norm: str = "linf",  # "linf" or "l2"
+        norm: _Norm = "linf",  # "linf" or "l2"
         target: Tensor | str | None = None,  # Classes to reach (n,), "runner_up", "least_likely", or None: any but `y`
-        restarts: int = 1,  # Random starts
+        restarts: Count = 1,  # Random starts
         early_stop: bool = True,  # Leave an image alone once it is broken
-        eot: int = 1,  # Draws of a random network averaged for each answer
+        eot: Count = 1,  # Draws of a random network averaged for each answer
         clip: bool = True,  # Keep to [0, 1]
         seed: int = 0,  # Of the random starts
         ids: Tensor | None = None,  # A number for each image, its place in `x` if None
@@ -292,8 +320,7 @@ class Threat:
     ):
         self.x, self.y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
         self.oracle, self.seed = Oracle(model, y, eot), seed
-        self.norm, self.clip = check_choice(norm, ("linf", "l2"), "norm"), clip
-        self.restarts, self.early_stop = check_int(restarts, "restarts", 1), early_stop
+        self.norm, self.clip, self.restarts, self.early_stop = norm, clip, restarts, early_stop
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids
         self.share, self.kept, self._clean, self.target = share and eot == 1, {}, None, None
         if target is not None:
@@ -337,10 +364,11 @@ def _worse(threat: Threat, i: Tensor, new: Tensor, old: Tensor) -> Tensor:
 class Search:
     "A threat at one `eps`: what was found and what it cost."
 
+    @checked
     def __init__(
         self,
         threat: Threat,  # What is tried
-        eps: float,  # Radius, in pixel units
+        eps: _Radius,  # Radius, in pixel units
     ):
         self.threat, self.ball = threat, Ball(threat.x, eps, threat.norm, threat.clip)
         self.found = self.best = threat.x
@@ -391,10 +419,11 @@ class Search:
         self.found = self.threat.x
 
 # %% ../nbs/robustness/10_attacks.ipynb #a44472a7
+@checked
 def worst_images(
     threat: Threat,  # What is tried
     attack: Callable,  # Called with (search, state, round)
-    eps: float,  # Radius, in pixel units
+    eps: _Radius,  # Radius, in pixel units
 ) -> Attacked:  # The worst images found
     "Attack every image within `eps`, beginning anew."
     check_choice(threat.norm, getattr(attack, "norms", ("linf", "l2")), f"norm (of {type(attack).__name__})")
@@ -424,22 +453,21 @@ def worst_images(
 class PGD:
     "Walk uphill on the loss, projecting after every step."
 
+    @checked
     def __init__(
         self,
-        steps: int = 40,  # Gradients to take
-        step_size: float | None = None,  # Length of a step, in pixel units
-        relative_step: float | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
+        steps: Count = 40,  # Gradients to take
+        step_size: NotNegative | None = None,  # Length of a step, in pixel units
+        relative_step: NotNegative | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
         random_start: bool = True,  # Begin anywhere in the ball, or at the image
-        momentum: float = 0.0,  # Share of the old direction that is kept
-        loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+        momentum: NotNegative = 0.0,  # Share of the old direction that is kept
+        loss: _Loss = "ce",  # A name in `LOSSES`, or a function
     ):
         if step_size is not None and relative_step is not None:
             raise ValueError("`step_size` and `relative_step` exclude each other")
-        self.steps, self.from_clean = check_int(steps, "steps", 1), not random_start
-        self.step_size = None if step_size is None else check_number(step_size, "step_size", 0)
-        self.relative_step = check_number(2.5 / steps if relative_step is None else relative_step, "relative_step", 0)
-        self.momentum = check_number(momentum, "momentum", 0)
-        self.loss = loss if callable(loss) else check_choice(loss, LOSSES, "loss")
+        self.steps, self.from_clean, self.momentum, self.loss = steps, not random_start, float(momentum), loss
+        self.step_size = None if step_size is None else float(step_size)
+        self.relative_step = float(2.5 / steps if relative_step is None else relative_step)
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
@@ -457,38 +485,42 @@ class PGD:
         search.record(s)
 
 # %% ../nbs/robustness/10_attacks.ipynb #79053d77
+@checked
 def FGSM(
-    loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+    loss: _Loss = "ce",  # A name in `LOSSES`, or a function
 ) -> PGD:
     "One step of length `eps` from the image."
     return PGD(1, relative_step=1.0, random_start=False, loss=loss)
 
 
+@checked
 def BIM(
-    steps: int = 10,  # Gradients to take
-    step_size: float | None = None,  # Length of a step, in pixel units
-    relative_step: float | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
-    loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+    steps: Count = 10,  # Gradients to take
+    step_size: NotNegative | None = None,  # Length of a step, in pixel units
+    relative_step: NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
+    loss: _Loss = "ce",  # A name in `LOSSES`, or a function
 ) -> PGD:
     "Small steps from the image."
     relative_step = 1 / check_int(steps, "steps", 1) if step_size is None and relative_step is None else relative_step
     return PGD(steps, step_size, relative_step, random_start=False, loss=loss)
 
 
+@checked
 def MIM(
-    steps: int = 10,  # Gradients to take
-    step_size: float | None = None,  # Length of a step, in pixel units
-    relative_step: float | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
-    momentum: float = 1.0,  # Share of the old direction that is kept
-    loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+    steps: Count = 10,  # Gradients to take
+    step_size: NotNegative | None = None,  # Length of a step, in pixel units
+    relative_step: NotNegative | None = None,  # The same as a share of `eps`; 1 / steps if neither is given
+    momentum: NotNegative = 1.0,  # Share of the old direction that is kept
+    loss: _Loss = "ce",  # A name in `LOSSES`, or a function
 ) -> PGD:
     "BIM with momentum."
     relative_step = 1 / check_int(steps, "steps", 1) if step_size is None and relative_step is None else relative_step
     return PGD(steps, step_size, relative_step, False, momentum, loss)
 
 # %% ../nbs/robustness/10_attacks.ipynb #25fc4ec3
+@checked
 def apgd_checkpoints(
-    steps: int,  # Steps in all
+    steps: Count,  # Steps in all
 ) -> list:  # Steps after which the step size is reconsidered
     "The checkpoints of APGD, ever closer together."
     before, p, out = 0.0, 0.22, []
@@ -528,17 +560,20 @@ class AdaptiveStep:
         s.value = torch.where(s.cut, s.best_value, s.value)
 
 # %% ../nbs/robustness/10_attacks.ipynb #a58fa03e
+_Rounds = Annotated[int, at_least(0)]
+
+
 class APGD(AdaptiveStep):
     "PGD that finds its own step size, image by image."
 
+    @checked
     def __init__(
         self,
-        steps: int = 100,  # Gradients to take
-        loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
-        targets: int = 0,  # Rounds, each towards another of the likeliest wrong classes; 0: one, away from the label
+        steps: Count = 100,  # Gradients to take
+        loss: _Loss = "ce",  # A name in `LOSSES`, or a function
+        targets: _Rounds = 0,  # Rounds, each towards another of the likeliest wrong classes; 0: one, away from the label
     ):
-        self.steps, self.targets = check_int(steps, "steps", 1), check_int(targets, "targets", 0)
-        self.loss = loss if callable(loss) else check_choice(loss, LOSSES, "loss")
+        self.steps, self.targets, self.loss = steps, targets, loss
         self.rounds, self.checkpoints = max(self.targets, 1), apgd_checkpoints(steps)
 
     def __call__(self, search: Search, s: State, r: int):
@@ -597,13 +632,14 @@ class Square:
 
     norms, from_clean = ("linf",), False
 
+    @checked
     def __init__(
         self,
-        queries: int = 1000,  # Forward passes an image may cost, the verdict's included
-        p: float = 0.8,  # Share of the image that the first squares cover
+        queries: Annotated[int, at_least(2)] = 1000,  # Forward passes an image may cost, the verdict's included
+        p: Share = 0.8,  # Share of the image that the first squares cover
         rescale: bool = True,  # Fit the schedule of 10,000 queries into these; AutoAttack's own Square does not
     ):
-        self.queries, self.p = check_int(queries, "queries", 2), check_number(p, "p", 0, 1)
+        self.queries, self.p = queries, float(p)
         self.pace = 10_000 / queries if rescale else 1.0
 
     def side(self, k: int, h: int, w: int) -> int:
@@ -656,9 +692,10 @@ class UniformNoise:
 class MeanLogits(nn.Module):
     "Networks that vote by the mean of their logits."
 
+    @checked
     def __init__(
         self,
-        models: Iterable,  # Networks from the same images to the same classes
+        models: Iterable[nn.Module],  # Networks from the same images to the same classes
     ):
         super().__init__()
         self.models = nn.ModuleList(models)
@@ -667,21 +704,23 @@ class MeanLogits(nn.Module):
         return torch.stack([model(x) for model in self.models]).mean(0)
 
 
+_Surrogates = nn.Module | Annotated[Collection[nn.Module], not_empty]
+
+
 class Transfer:
     "Images made on surrogates, shown to the network."
 
+    @checked
     def __init__(
         self,
-        surrogates,  # A network or several
+        surrogates: _Surrogates,  # A network or several
         attack: PGD | APGD | None = None,  # How to attack a surrogate; PGD(50, relative_step=0.1) if None
-        losses: tuple = ("ce", "cw"),  # With each of these losses
+        losses: tuple[_Loss, ...] = ("ce", "cw"),  # With each of these losses
         ensemble: bool = True,  # Also the mean of the surrogates' logits
     ):
         models = [surrogates] if isinstance(surrogates, nn.Module) else list(surrogates)
-        if not models or not all(isinstance(model, nn.Module) for model in models):
-            raise TypeError("`surrogates` must be a torch.nn.Module or a non-empty list of them")
         self.models = models + ([MeanLogits(models)] if ensemble and len(models) > 1 else [])
-        self.losses = [loss if callable(loss) else check_choice(loss, LOSSES, "losses") for loss in losses]
+        self.losses = list(losses)
         self.attack = PGD(50, relative_step=0.1) if attack is None else attack
         self.rounds = len(self.models) * len(self.losses)
 
@@ -696,14 +735,18 @@ class Transfer:
         search.record(s)
 
 # %% ../nbs/robustness/10_attacks.ipynb #7c6abd39
+_Version = Annotated[str, one_of(("standard", "plus", "rand"))]
+
+
 class AutoAttack:
     "AutoAttack as torchattacks ships it; `ImportError` with the command that installs it."
 
+    @checked
     def __init__(
         self,
-        version: str = "standard",  # "standard", "plus" or "rand" (for networks that are random)
+        version: _Version = "standard",  # "standard", "plus" or "rand" (for networks that are random)
     ):
-        self.version = check_choice(version, ("standard", "plus", "rand"), "version")
+        self.version = version
         try:
             self.make = importlib.import_module("torchattacks").AutoAttack
         except ImportError as err:
@@ -739,8 +782,17 @@ ATTACKS = Table(
     uniform_noise=UniformNoise,
     transfer=Transfer,
     autoattack=AutoAttack,
+    worst_case=Later("robustlit.worst_case", "WorstCase"),
+    fab=Later("robustlit.worst_case", "BallFAB"),
+    fab_t=Later("robustlit.worst_case", "BallFABT"),
+    square_l2=Later("robustlit.worst_case", "SquareL2"),
+    pgd_kl=Later("robustlit.worst_case", "PGDKL"),
+    apgd_kl=Later("robustlit.worst_case", "APGDKL"),
+    dim=Later("robustlit.input_diversity", "DIM"),
+    tim=Later("robustlit.input_diversity", "TIM"),
 )
 THREAT = ("norm", "target", "restarts", "early_stop", "eot", "clip")
+_Attack = Annotated[str, one_of(ATTACKS)] | Callable
 
 
 @functools.cache
@@ -748,28 +800,31 @@ def _parameters(attack):
     return tuple(inspect.signature(attack).parameters)
 
 
+@checked
 def make_attack(
-    attack: str | Callable,  # A name in `ATTACKS`, or an attack already made
+    attack: _Attack,  # A name in `ATTACKS`, or an attack already made
     **options,  # Of the attack and of `Threat`
 ) -> tuple:  # The attack, and the options that are `Threat`'s
     "An attack from its name and options; `ValueError` for names that nobody knows."
     ready = not isinstance(attack, str)
-    if ready and not callable(attack):
-        raise TypeError(f"`attack` must be a name or an attack, got {attack!r}")
-    own = [] if ready else _parameters(ATTACKS[check_choice(attack, ATTACKS, "attack")])
+    own = [] if ready else _parameters(ATTACKS[attack])
     for name in options:
         check_choice(name, [*own, *THREAT], f"option of {attack}")
     threat = {k: v for k, v in options.items() if k in THREAT}
     return attack if ready else ATTACKS[attack](**{k: v for k, v in options.items() if k not in THREAT}), threat
 
 # %% ../nbs/robustness/10_attacks.ipynb #22775ccb
+_Mode = Annotated[str, one_of(("eval", "as_is"))]
+
+
+@checked
 @contextmanager
 def untouched(
     model: nn.Module,  # Any module
-    mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
 ):
     "The network ready to be attacked; afterwards its modes and buffers are as before, also after an error."
-    if check_choice(mode, ("eval", "as_is"), "mode") == "eval":
+    if mode == "eval":
         with torch.inference_mode(False), eval_mode(model):
             yield model
         return
@@ -785,32 +840,31 @@ def untouched(
             m.training = was
 
 
-def _check(model, x, y, generator):
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-    check_labels(y, len(check_images(x)))
+def _check(x, y, generator):
+    check_labels(y, len(x))
     if not len(x):
         raise ValueError("`x` must hold at least one image")
     where = "cpu" if generator is None else generator.device
     return y.to(x.device), int(torch.randint(2**62, (), generator=generator, device=where))
 
 # %% ../nbs/robustness/10_attacks.ipynb #edf6bffc
+@checked
 def attack_images(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: Tensor,  # Labels (n,), int64
-    eps: float,  # Radius, in pixel units
-    attack: str | Callable = "pgd",  # A name in `ATTACKS`, or an attack already made
+    x: Images,  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,), int64
+    eps: NotNegative,  # Radius, in pixel units
+    attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
-    mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
 ) -> Attacked:  # Images inside the ball, and what became of each
     "The worst image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(model, x, y, generator)
+    y, seed = _check(x, y, generator)
     made, rules = make_attack(attack, **options)
     with untouched(model, mode):
         threat = Threat(model, x, y, seed=seed, **rules)
-        return worst_images(threat, made, check_number(eps, "eps", 0))
+        return worst_images(threat, made, float(eps))
 
 # %% ../nbs/robustness/10_attacks.ipynb #66810053
 def _rows(found, ids, eps, target):
@@ -820,15 +874,19 @@ def _rows(found, ids, eps, target):
     return pd.DataFrame(dict(image=ids.cpu(), eps=eps) | {c: getattr(found, c).cpu().numpy() for c in columns})
 
 
+_Radii = NotNegative | Annotated[Collection[NotNegative], not_empty]
+
+
+@checked
 def attack_curve(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: Tensor,  # Labels (n,), int64
-    eps: float | Iterable,  # Radii, in pixel units, all different
-    attack: str | Callable = "pgd",  # A name in `ATTACKS`, or an attack already made
-    batch_size: int = 500,  # Images at a time
+    x: Images,  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,), int64
+    eps: _Radii,  # Radii, in pixel units, all different
+    attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
+    batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
-    mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
 ) -> (
     "pd.DataFrame"
@@ -836,14 +894,14 @@ def attack_curve(
     "What an attack makes of every image at every `eps`, a row each."
     import pandas as pd
 
-    y, seed = _check(model, x, y, generator)
-    radii = sorted(check_number(e, "eps", 0) for e in (eps if isinstance(eps, Iterable) else [eps]))
+    y, seed = _check(x, y, generator)
+    radii = sorted(float(e) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"`eps` must hold at least one radius, and none twice, got {eps!r}")
     made, rules = make_attack(attack, **options)
     target, frames, share = rules.pop("target", None), [], mode == "eval" and len(radii) > 1
     with untouched(model, mode):
-        for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
+        for ids in torch.arange(len(x), device=x.device).split(batch_size):
             part = target[ids] if isinstance(target, Tensor) else target
             threat = Threat(model, x[ids], y[ids], target=part, seed=seed, ids=ids, share=share, **rules)
             frames += [_rows(worst_images(threat, made, e), ids, e, target is not None) for e in radii]
@@ -853,9 +911,10 @@ def attack_curve(
     return rows
 
 # %% ../nbs/robustness/10_attacks.ipynb #64789e9b
+@checked
 def accuracy_by_eps(
     rows: "pd.DataFrame",  # From `attack_curve`; further columns in `by` keep curves apart
-    by: Iterable = (),  # Columns to group by beside `eps`
+    by: Iterable[str] = (),  # Columns to group by beside `eps`
 ) -> "pd.DataFrame":  # accuracy, accuracy_so_far (percent), margin, gradients, queries (means), images
     "The curve: a row for each `eps`."
     missing = {"eps", "correct", "broken_at_smaller_eps", *by} - set(rows.columns)

@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'Verdicts', 'verdicts', 'moved_claims']
+           'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -30,6 +30,7 @@ from typing import cast
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from IPython.display import Markdown
 
 import robustlit
 from . import digest
@@ -115,7 +116,6 @@ class Claim:
     condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
     where_cpu: dict | None = None  # Parameters of those runs; by default `where`
     min_seeds: int = 3  # Fewer say nothing
-    amended: str = ""  # What was changed in it after its first numbers were seen, and why; empty if nothing
 
     def __call__(self, rows: pd.DataFrame, scale: str = "paper") -> Finding:
         return self.check(rows, scale)
@@ -404,46 +404,37 @@ def ledger_markdown(
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
-# %% ../nbs/evidence/60_claims.ipynb #5616efcd
-class Verdicts(list):
-    "Verdicts that a notebook shows as text."
+# %% ../nbs/evidence/60_claims.ipynb #3e4f295d
+def _named(which) -> Claim:
+    "The claim of an id, or of paper and id where two papers have it."
+    if isinstance(which, Claim):
+        return which
+    fits = [c for c in known_claims() if which in (c.id, f"{c.paper} {c.id}")]
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise ValueError(
+            f"`ids` must name one claim, got {which!r}: say {', '.join(f'{c.paper} {c.id}' for c in fits)}"
+        )
+    return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
 
-    def __str__(self):
-        return "\n".join(map(str, self)) or "no claims"
 
-    __repr__ = __str__
-
-    def _repr_markdown_(self) -> str:
-        return "\n\n".join(map(_in_full, self)) or "no claims"
-
-
-def _in_full(v: Verdict) -> str:
-    c, finding = v.claim, v.finding
+def _row(c: Claim, v: Verdict) -> dict:
+    "A line of `verdicts`."
+    amended = f" (amended: {c.amended})" if getattr(c, "amended", "") else ""
     condition = c.condition_cpu if v.scale == "cpu" else c.condition
-    seen = finding.measured if finding else f"needs {v.missing}"
-    parts = [f"**{c.id}: {v.label}.** {c.statement} ({c.source}: {_published(c.published)})", ""]
-    parts += [f"- holds if: {condition}", f"- measured: {'; '.join(dict.fromkeys(filter(None, (v.ours, seen))))}"]
-    parts += [f"- rests on: {v.rests_on}{', some from older code' * v.stale}"] if v.rests_on else []
-    parts += [f"- amended: {c.amended}"] if c.amended else []
-    return "\n".join([*parts, f"- command: `{v.command}`"])
+    rests = v.rests_on or f"`{v.command}` makes the records"
+    row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours, condition=condition)
+    return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
-# %% ../nbs/evidence/60_claims.ipynb #43bd8008
+
 def verdicts(
-    *ids: str,  # Such as "B-10", or "sleep/B-10" where two papers have one of that name
+    *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store, as for `verdict`
-) -> Verdicts:  # A list of `Verdict` in the order asked for, which shows itself
-    "Claims with their words, condition, numbers and verdict; `ValueError` for an id that no claim has."
-    known = known_claims()
-    chosen = []
-    for id in ids:
-        named = [c for c in known if id in (c.id, f"{c.paper}/{c.id}")]
-        if not named:
-            check_choice(id, [c.id for c in known], "id")
-        if len(named) > 1:
-            raise ValueError(f"`id` {id!r} is one of several: say {' or '.join(f'{c.paper}/{c.id}' for c in named)}")
-        chosen.append(verdict(named[0], store, source))
-    return Verdicts(chosen)
+) -> Markdown:  # A table for a notebook; its text is in `data`
+    "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
+    return Markdown(ledger_markdown(pd.DataFrame([_row(c, verdict(c, store, source)) for c in map(_named, ids)])))
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

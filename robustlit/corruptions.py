@@ -7,7 +7,7 @@ Docs: https://robustlit.github.io/robustlit/robustness/corruptions.html.md"""
 # %% auto #0
 __all__ = ['GROUPS', 'CORRUPTIONS', 'CALIBRATIONS', 'COMPAT', 'corrupt', 'noise', 'severities', 'corruption_table']
 
-# %% ../nbs/robustness/30_corruptions.ipynb #e2323105
+# %% ../nbs/robustness/30_corruptions.ipynb #77837b2f
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -30,7 +30,7 @@ from .image_operations import _poisson, _steps_from, _Streams, _zoom_matrix, _zo
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
-# %% ../nbs/robustness/30_corruptions.ipynb #ea2e9fcc
+# %% ../nbs/robustness/30_corruptions.ipynb #01d5e167
 GROUPS = Table(
     "corruption groups",
     {
@@ -47,10 +47,10 @@ GROUPS = Table(
 )
 CORRUPTIONS = tuple(chain.from_iterable(GROUPS.values()))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #21b7ad02
+# %% ../nbs/robustness/30_corruptions.ipynb #6a4a41a5
 CALIBRATIONS = ("imagenet_c", "cifar_c", "mnist_c", "report")
 
-# %% ../nbs/robustness/30_corruptions.ipynb #1397e962
+# %% ../nbs/robustness/30_corruptions.ipynb #7cfa3523
 COMPAT = {
     "vertical_blur": "gaussian_blur and glass_blur smooth along the columns only, as in the report",
     "dimming": "saturate on one channel computes a*x + b (severity 1: 0.3 x), as in the report",
@@ -60,7 +60,7 @@ COMPAT = {
     "truncate": "the result is cut down to one of 256 levels, as by storing uint8(255 x)",
 }
 
-# %% ../nbs/robustness/30_corruptions.ipynb #929fcd01
+# %% ../nbs/robustness/30_corruptions.ipynb #f2b81efd
 @dataclass
 class _Corruption:
     run: Callable  # Batch, parameters, `_Streams` to batch
@@ -81,12 +81,12 @@ def _corruption(names: str, imagenet_c: Sequence, **others: Sequence):
 
     return keep
 
-# %% ../nbs/robustness/30_corruptions.ipynb #1ba06816
+# %% ../nbs/robustness/30_corruptions.ipynb #377ea6ec
 @_corruption("std", (0.08, 0.12, 0.18, 0.26, 0.38), cifar_c=(0.04, 0.06, 0.08, 0.09, 0.10))
 def _gaussian_noise(x, c, streams):
     return streams.normal(*x.shape[1:], std=c).add_(x)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #a0e911ee
+# %% ../nbs/robustness/30_corruptions.ipynb #2dd89121
 @_corruption(
     "std",
     (0.15, 0.2, 0.35, 0.45, 0.6),
@@ -96,23 +96,23 @@ def _gaussian_noise(x, c, streams):
 def _speckle_noise(x, c, streams):
     return streams.normal(*x.shape[1:], std=c).add_(1).mul_(x)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #6d23afe2
+# %% ../nbs/robustness/30_corruptions.ipynb #328f90e0
 @_corruption("share", (0.03, 0.06, 0.09, 0.17, 0.27), cifar_c=(0.01, 0.02, 0.03, 0.05, 0.07))
 def _impulse_noise(x, c, streams):
     u = streams.uniform(*x.shape[1:])
     return x.masked_fill(u < c, 1).masked_fill_(u < c / 2, 0)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #1d91e029
+# %% ../nbs/robustness/30_corruptions.ipynb #5d0b3eec
 @_corruption("photons", (60, 25, 12, 5, 3), cifar_c=(500, 250, 100, 75, 50))
 def _shot_noise(x, c, streams):
     return _poisson(x, c, lambda: streams.uniform(*x.shape[1:])) / c
 
-# %% ../nbs/robustness/30_corruptions.ipynb #3c4d80aa
+# %% ../nbs/robustness/30_corruptions.ipynb #1c6e65b0
 @_corruption("sigma", (1, 2, 3, 4, 6), cifar_c=(0.4, 0.6, 0.7, 0.8, 1))
 def _gaussian_blur(x, c, streams):
     return blur(x, c, vertical_only="vertical_blur" in streams.compat)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #b53bfd5a
+# %% ../nbs/robustness/30_corruptions.ipynb #c56a39f5
 @_corruption(
     "radius alias",
     ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
@@ -121,7 +121,7 @@ def _gaussian_blur(x, c, streams):
 def _defocus_blur(x, c, streams):
     return _correlate(x, _disk(*c))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #4f065bd2
+# %% ../nbs/robustness/30_corruptions.ipynb #ee259645
 @_corruption(
     "sigma delta sweeps",
     ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
@@ -138,7 +138,7 @@ def _glass_blur(x, c, streams):
     x = blur(x, sigma, vertical_only=vertical)
     return blur(_shuffle(x, delta, dy, dx, moves, "aliased_glass" in streams.compat), sigma, vertical_only=vertical)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #7a05b93a
+# %% ../nbs/robustness/30_corruptions.ipynb #f53d8211
 @_corruption(
     "radius sigma",
     ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
@@ -148,7 +148,7 @@ def _motion_blur(x, c, streams):
     out = _smear(x, *c, streams.uniform(1, low=-math.pi / 4, high=math.pi / 4)[:, 0])
     return out.flip(1) if "bgr_motion" in streams.compat else out
 
-# %% ../nbs/robustness/30_corruptions.ipynb #f00846bc
+# %% ../nbs/robustness/30_corruptions.ipynb #97856436
 @_corruption(
     "start stop step",
     ((1, 1.11, 0.01), (1, 1.16, 0.01), (1, 1.21, 0.02), (1, 1.26, 0.02), (1, 1.31, 0.03)),
@@ -162,19 +162,19 @@ def _zoom_blur(x, c, streams):
         out.add_(_apply(x, *(_zoom_matrix(n, *s) for n, s in zip(x.shape[2:], sizes))), alpha=count)
     return out.div_(len(factors) + 1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #c4e0aada
+# %% ../nbs/robustness/30_corruptions.ipynb #0bbe628b
 def _flakes(field, zoom, threshold, radius, sigma, angle):
     "A layer of snow from a field of random numbers."
     layer = _magnify(field, zoom)
     layer = torch.where(layer < threshold, 0, layer).clamp(0, 1)
     return _smear((layer * 255).floor() / 255, radius, sigma, angle)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #c11bff46
+# %% ../nbs/robustness/30_corruptions.ipynb #04151526
 def _pale(x, mix):
     "The light of a snowy day."
     return mix * x + (1 - mix) * torch.maximum(x, 1.5 * _grey(x) + 0.5)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #d34e07aa
+# %% ../nbs/robustness/30_corruptions.ipynb #90366531
 @_corruption(
     "mean std zoom threshold radius sigma mix",
     (
@@ -195,13 +195,13 @@ def _snow(x, c, streams):
     )
     return _pale(x, mix) + layer + layer.rot90(2, (2, 3))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #1e8c7608
+# %% ../nbs/robustness/30_corruptions.ipynb #3b7fa365
 def _field(generator, window):
     "A periodic field of normal numbers of variance 1 with the spectrum `window`, (size, size)."
     z = np.fft.ifft2(np.fft.fft2(generator.standard_normal(window.shape)) * window).real
     return z / z.std()
 
-# %% ../nbs/robustness/30_corruptions.ipynb #256f38f8
+# %% ../nbs/robustness/30_corruptions.ipynb #ef8bc5f9
 def _needles(generator, f, towards):
     "Ridges of noise whose waves run in three directions and have four lengths; `f` and `towards` are frequency and angle."
     turn, needles = generator.uniform(0, np.pi), np.zeros(f.shape)
@@ -214,7 +214,7 @@ def _needles(generator, f, towards):
             needles += ridge / (1 + math.log(wave / 7)) / patches
     return needles
 
-# %% ../nbs/robustness/30_corruptions.ipynb #8b4efcb2
+# %% ../nbs/robustness/30_corruptions.ipynb #eea806f5
 def _frost_texture(seed, size=640):
     "One frost-like picture (3, size, size), periodic, in [0, 1]."
     generator = np.random.default_rng(seed)
@@ -227,19 +227,19 @@ def _frost_texture(seed, size=640):
     tint = np.array([0.86, 0.94, 1.0])[:, None, None]
     return torch.as_tensor(tint * t, dtype=torch.float32)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #63f89c5d
+# %% ../nbs/robustness/30_corruptions.ipynb #6e179c21
 @lru_cache(1)
 def _frost_textures():
     return torch.stack([_frost_texture(seed) for seed in range(5)])
 
-# %% ../nbs/robustness/30_corruptions.ipynb #0b2535fb
+# %% ../nbs/robustness/30_corruptions.ipynb #bab7556e
 @lru_cache(8)
 def _frost_bank(small, grey, device):
     "The textures (5, c, size, size) as images of this kind need them."
     bank = F.avg_pool2d(_frost_textures(), 5) if small else _frost_textures()
     return (_grey(bank) if grey else bank).contiguous().to(device)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #45a51292
+# %% ../nbs/robustness/30_corruptions.ipynb #a8b06645
 def _crop(bank, which, top, left, h, w):
     "One (h, w) piece of a texture for each image, around the corner where it does not fit."
     count, channels, size, _ = bank.shape
@@ -248,7 +248,7 @@ def _crop(bank, which, top, left, h, w):
     at = (rows + which[:, None] * (channels * size)).mul_(size)[:, :, None] + columns[:, None]
     return torch.stack([bank.take(at + k * size * size) for k in range(channels)], 1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #7807a4e9
+# %% ../nbs/robustness/30_corruptions.ipynb #cb2bf022
 @_corruption(
     "image frost",
     ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
@@ -259,7 +259,7 @@ def _frost(x, c, streams):
     which, top, left = (streams.uniform(3) * x.new_tensor([5, bank.shape[-1], bank.shape[-1]])).long().T
     return c[0] * x + c[1] * _crop(bank, which, top, left, *x.shape[2:])
 
-# %% ../nbs/robustness/30_corruptions.ipynb #f515ac4a
+# %% ../nbs/robustness/30_corruptions.ipynb #bfce0ea1
 def _refine(out, noise, step, strength, wibble):
     "Diamond-square in place on a torus whose every `step`th point is known, (n, rows, columns)."
     while step >= 2:
@@ -275,18 +275,18 @@ def _refine(out, noise, step, strength, wibble):
         step, strength = half, strength / wibble**2
     return out
 
-# %% ../nbs/robustness/30_corruptions.ipynb #65d10310
+# %% ../nbs/robustness/30_corruptions.ipynb #75b638bc
 def _plasma(noise, wibble):
     "Fractals in [0, 1] from uniform noise in [-1, 1), (n, size, size) with `size` a power of two."
     out = _refine(torch.zeros_like(noise), noise, noise.shape[-1], 1.0, wibble)
     low, high = out.amin((1, 2), keepdim=True), out.amax((1, 2), keepdim=True)
     return (out - low) / (high - low)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #1aacf12d
+# %% ../nbs/robustness/30_corruptions.ipynb #a693767c
 def _fog_size(h, w):
     return max(256, 2 ** math.ceil(math.log2(max(h, w))))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #54d3f7ad
+# %% ../nbs/robustness/30_corruptions.ipynb #ff9e989e
 def _coarse_step(size, wibble):
     "The distance of points below which a map of this size can add no more than 1/500 of its range."
     step, left = 1, 1 - wibble**-2
@@ -294,12 +294,12 @@ def _coarse_step(size, wibble):
         step *= 2
     return step
 
-# %% ../nbs/robustness/30_corruptions.ipynb #dce9308c
+# %% ../nbs/robustness/30_corruptions.ipynb #652df245
 def _corner_places(h, w, step, device):
     "Rows and columns of the coarse points that an (h, w) corner needs, two more on each side."
     return [torch.arange(-2, -(-n // step) + 2, device=device) for n in (h, w)]
 
-# %% ../nbs/robustness/30_corruptions.ipynb #4f5ba56e
+# %% ../nbs/robustness/30_corruptions.ipynb #6bdfa41c
 def _plasma_corner(streams, h, w, wibble):
     "The upper left corner of each image's plasma, (n, h, w), to within 1/500."
     size = _fog_size(h, w)
@@ -319,7 +319,7 @@ def _plasma_corner(streams, h, w, wibble):
         coarse = coarse[:, 2 * step :, 2 * step :]
     return ((coarse[:, :h, :w] - low) / (high - low)).clamp(0, 1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #a6cbc951
+# %% ../nbs/robustness/30_corruptions.ipynb #2989bebe
 def _add_fog(x, plasma, strength):
     most = x.amax((1, 2, 3), keepdim=True)
     return (x + strength * plasma) * most / (most + strength)
@@ -334,7 +334,7 @@ def _add_fog(x, plasma, strength):
 def _fog(x, c, streams):
     return _add_fog(x, _plasma_corner(streams, *x.shape[2:], c[1])[:, None], c[0])
 
-# %% ../nbs/robustness/30_corruptions.ipynb #d90fb9dd
+# %% ../nbs/robustness/30_corruptions.ipynb #0f91a8cf
 @_corruption("value", (0.1, 0.2, 0.3, 0.4, 0.5), cifar_c=(0.05, 0.1, 0.15, 0.2, 0.3))
 def _brightness(x, c, streams):
     if x.shape[1] == 1:
@@ -342,7 +342,7 @@ def _brightness(x, c, streams):
     value = x.amax(1, keepdim=True)
     return torch.where(value > 0, x * ((value + c).clamp(max=1) / value.clamp(min=1e-12)), c)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #ce0f5b3b
+# %% ../nbs/robustness/30_corruptions.ipynb #e99f056e
 def _grey_saturate(x, a, b):
     "MNIST-C's: grey as red of no saturation, `a` y + `b` on all three of hue, saturation, value, back to grey."
     hue, saturation, value = min(b, 1.0), min(b, 1.0), (a * x + b).clamp(0, 1)
@@ -351,7 +351,7 @@ def _grey_saturate(x, a, b):
     red, green, blue = [(1, t, p), (q, 1, p), (p, 1, t), (p, q, 1), (t, p, 1), (1, p, q)][int(sector) % 6]
     return value * (0.2125 * red + 0.7154 * green + 0.0721 * blue)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #140b4674
+# %% ../nbs/robustness/30_corruptions.ipynb #f082d74d
 def _colour_saturate(x, a, b):
     "Saturation y becomes `a` y + `b` at the same hue and value; a grey pixel turns red."
     value, spread = x.amax(1, keepdim=True), x.amax(1, keepdim=True) - x.amin(1, keepdim=True)
@@ -360,7 +360,7 @@ def _colour_saturate(x, a, b):
     red = value * torch.cat([torch.ones_like(new), 1 - new, 1 - new], 1)
     return torch.where(spread > 0, value - (value - x) * (new / old.clamp(min=1e-12)), red)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #2df937dd
+# %% ../nbs/robustness/30_corruptions.ipynb #67486e34
 @_corruption(
     "factor offset",
     ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
@@ -373,19 +373,19 @@ def _saturate(x, c, streams):
         return c[0] * x + c[1]
     return _grey_saturate(x, *c) if streams.calibration == "mnist_c" else x.clone()
 
-# %% ../nbs/robustness/30_corruptions.ipynb #6b319b0a
+# %% ../nbs/robustness/30_corruptions.ipynb #5a03f695
 @_corruption("factor", (0.4, 0.3, 0.2, 0.1, 0.05), cifar_c=(0.75, 0.5, 0.4, 0.3, 0.15))
 def _contrast(x, c, streams):
     mean = x.mean((2, 3), keepdim=True)
     return (x - mean) * c + mean
 
-# %% ../nbs/robustness/30_corruptions.ipynb #44695a26
+# %% ../nbs/robustness/30_corruptions.ipynb #810475cf
 @_corruption("size", (0.6, 0.5, 0.4, 0.3, 0.25), cifar_c=(0.95, 0.9, 0.85, 0.75, 0.65))
 def _pixelate(x, c, streams):
     both = (_box_matrix(n, max(1, int(n * c))) @ _box_matrix(max(1, int(n * c)), n) for n in x.shape[2:])
     return _apply(x, *both)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #29bcc656
+# %% ../nbs/robustness/30_corruptions.ipynb #53cb3b0d
 def _affine_coordinates(jitter, h, w):
     "Where each pixel comes from, (n, h, w) rows and columns, when three points move by `jitter` (n, 3, 2)."
     third, ones = min(h, w) // 3, jitter.new_ones(len(jitter), 3, 1)
@@ -396,7 +396,7 @@ def _affine_coordinates(jitter, h, w):
     down, right, start = (v[:, :, None, None] for v in back.unbind(1))
     return ((down * rows) + (right * columns + start)).unbind(1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #063a0629
+# %% ../nbs/robustness/30_corruptions.ipynb #dcf93698
 def _stretch(x, jitter, noise, strength, sigma, black=False):
     "The affine step, then the elastic one; `noise` is (n, 2, h, w) in [-1, 1)."
     h, w = x.shape[-2:]
@@ -405,7 +405,7 @@ def _stretch(x, jitter, noise, strength, sigma, black=False):
     rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) for n in (h, w))
     return _read(x, rows[:, None] + dy, columns + dx, "zeros" if black else "reflect")
 
-# %% ../nbs/robustness/30_corruptions.ipynb #2a7a1d84
+# %% ../nbs/robustness/30_corruptions.ipynb #f2b5853f
 _elastic = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
 
 
@@ -421,12 +421,12 @@ def _elastic_transform(x, c, streams):
     noise = streams.uniform(2, *x.shape[2:], low=-1, high=1)
     return _stretch(x, jitter, noise, strength, sigma, black=streams.calibration == "mnist_c")
 
-# %% ../nbs/robustness/30_corruptions.ipynb #9d9efda0
+# %% ../nbs/robustness/30_corruptions.ipynb #d00b5f50
 @_corruption("quality", (25, 18, 15, 10, 7), cifar_c=(80, 65, 58, 50, 40), report=(18, 15, 12, 10, 7))
 def _jpeg_compression(x, c, streams):
     return _jpeg(x, c)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #be0106c3
+# %% ../nbs/robustness/30_corruptions.ipynb #0681748d
 _light = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 _third = np.full(3, 1 / 3)
 
@@ -438,13 +438,13 @@ def _water(layer, strength):
     amount = layer * relief
     return amount / amount.amax((1, 2, 3), keepdim=True).clamp(min=1e-6) * strength
 
-# %% ../nbs/robustness/30_corruptions.ipynb #5cccfc5e
+# %% ../nbs/robustness/30_corruptions.ipynb #e4a00355
 def _mud(layer, threshold, sigma):
     "How much mud there is at each pixel, from 0 to 1."
     cover = blur((layer > threshold).to(layer.dtype), sigma)
     return torch.where(cover < 0.8, 0, cover)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #50e3454d
+# %% ../nbs/robustness/30_corruptions.ipynb #64637771
 def _splash(x, layer, threshold, strength, mud):
     "Colour images under drops of water, pale turquoise, or of mud, brown."
     if mud:
@@ -452,7 +452,7 @@ def _splash(x, layer, threshold, strength, mud):
         return x * (1 - cover) + cover * x.new_tensor([63, 42, 20]).view(3, 1, 1) / 255
     return x + _water(layer, strength) * x.new_tensor([175, 238, 238]).view(3, 1, 1) / 255
 
-# %% ../nbs/robustness/30_corruptions.ipynb #ae30de3b
+# %% ../nbs/robustness/30_corruptions.ipynb #681ccff9
 @_corruption(
     "mean std sigma threshold strength mud",
     (
@@ -474,35 +474,35 @@ def _spatter(x, c, streams):
     colour = _splash(x.expand(-1, 3, -1, -1), layer, threshold, strength, mud).clamp(0, 1)
     return colour if x.shape[1] == 3 else _grey(colour)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #d0eb9950
+# %% ../nbs/robustness/30_corruptions.ipynb #8413dd86
 @_corruption("angle", (0.2, 0.4, 0.6, 0.8, 1.0))
 def _shear(x, c, streams):
     return _move(x, [([[1, 0], [-side * math.tan(c), 1]], 0) for side in (-1, 1)], _side(streams))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #51df0b9d
+# %% ../nbs/robustness/30_corruptions.ipynb #5ac8b803
 @_corruption("angle", (0.2, 0.4, 0.6, 0.8, 1.0))
 def _rotate(x, c, streams):
     cos, sin = math.cos(c), math.sin(c)
     return _move(x, [([[cos, side * sin], [-side * sin, cos]], 0) for side in (-1, 1)], _side(streams))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #3bcdbb8f
+# %% ../nbs/robustness/30_corruptions.ipynb #ac7740ff
 @_corruption("factor", (1 / 0.9, 1 / 0.8, 1 / 0.7, 1 / 0.6, 1 / 0.5))
 def _scale(x, c, streams):
     return _move(x, [(c * np.eye(2), 0)])
 
-# %% ../nbs/robustness/30_corruptions.ipynb #b5254222
+# %% ../nbs/robustness/30_corruptions.ipynb #72c010c1
 @_corruption("pixels", (1, 2, 3, 4, 5))
 def _translate(x, c, streams):
     length = c * min(x.shape[2:]) / 28
     corners = [np.array([down, right]) * length for down in (-1, 1) for right in (-1, 1)]
     return _move(x, [(np.eye(2), -b) for b in corners], 2 * _side(streams) + _side(streams))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #74643652
+# %% ../nbs/robustness/30_corruptions.ipynb #f1355165
 @_corruption("bits", (5, 4, 3, 2, 1))
 def _quantize(x, c, streams):
     return _round(x * (2**c - 1)) / (2**c - 1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #86670cb7
+# %% ../nbs/robustness/30_corruptions.ipynb #e007c48f
 @_corruption("", (None,) * 5)
 def _inverse(x, c, streams):
     return 1 - x
@@ -520,7 +520,7 @@ def _stripe(x, c, streams):
 def _canny_edges(x, c, streams):
     return _edges(x, 1.0).to(x.dtype)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #12217e0e
+# %% ../nbs/robustness/30_corruptions.ipynb #ab195733
 def _stroke(x, streams):
     "Position along a random line and signed distance from it, (n, 1, h, w) each, in 28ths of the smaller side."
     h, w = x.shape[-2:]
@@ -532,25 +532,25 @@ def _stroke(x, streams):
     unit = 28 / min(h, w)
     return along / length * unit, (rows - start - slope * columns) / length * unit
 
-# %% ../nbs/robustness/30_corruptions.ipynb #0d284b27
+# %% ../nbs/robustness/30_corruptions.ipynb #69b9da59
 def _ink(x, distance, width):
     "The images with white where `distance` is below half of `width`, both in 28ths of the smaller side."
     pixel = 28 / min(x.shape[2:])
     return torch.maximum(x, ((width / 2 - distance) / pixel + 0.5).clamp(0, 1))
 
-# %% ../nbs/robustness/30_corruptions.ipynb #f5413cc1
+# %% ../nbs/robustness/30_corruptions.ipynb #2051aac3
 @_corruption("width", (1, 1.5, 2, 2.5, 3))
 def _line(x, c, streams):
     return _ink(x, _stroke(x, streams)[1].abs(), c)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #347efde4
+# %% ../nbs/robustness/30_corruptions.ipynb #ee6c7996
 @_corruption("width", (1, 1.5, 2, 2.5, 3))
 def _dotted_line(x, c, streams):
     along, away = _stroke(x, streams)
     gap = ((along + streams.uniform(1, 1, 1) * 4) % 4 - 2).abs() - 1
     return _ink(x, torch.maximum(away.abs(), gap + c / 2), c)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #14608f09
+# %% ../nbs/robustness/30_corruptions.ipynb #762dd7f4
 @_corruption("width", (1, 1.5, 2, 2.5, 3))
 def _zigzag(x, c, streams):
     along, away = _stroke(x, streams)
@@ -558,19 +558,19 @@ def _zigzag(x, c, streams):
     wave = (((along / 7 + streams.uniform(1, 1, 1)) % 1 - 0.5).abs() * 4 - 1) * 2.5
     return _ink(x, (away - wave).abs() / math.sqrt(1 + slope**2), c)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #c11227c3
+# %% ../nbs/robustness/30_corruptions.ipynb #d6bcc359
 def _calibration(x, calibration):
     if calibration != "auto":
         return calibration
     return "mnist_c" if x.shape[1] == 1 else "cifar_c" if max(x.shape[2:]) <= 64 else "imagenet_c"
 
-# %% ../nbs/robustness/30_corruptions.ipynb #c5bb36b4
+# %% ../nbs/robustness/30_corruptions.ipynb #a144adb8
 def _piece(x, name):
     "How many images to treat at a time."
     pixels = x[0].numel() if name != "fog" else max(x[0].numel(), _fog_size(*x.shape[2:]) ** 2 // 4)
     return max(1, (2**19 if x.device.type == "cpu" else 2**25) // pixels)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #dbdad334
+# %% ../nbs/robustness/30_corruptions.ipynb #1f244046
 def _size(x, name):
     if x.shape[1] not in (1, 3):
         raise ValueError(f"`{name}` must have 1 or 3 channels, got {x.shape[1]} in shape {tuple(x.shape)}")
@@ -584,7 +584,7 @@ _Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
 _Places = Iterable[Annotated[int, between(0, 2**27 - 1)]]
 _Switch = Annotated[str, one_of(COMPAT)]
 
-# %% ../nbs/robustness/30_corruptions.ipynb #cf60f3de
+# %% ../nbs/robustness/30_corruptions.ipynb #517a6421
 @checked
 @torch.no_grad()
 def corrupt(
@@ -610,7 +610,7 @@ def corrupt(
     out = parts[0] if len(parts) == 1 else torch.cat(parts)
     return (out * 255).floor() / 255 if "truncate" in compat else out
 
-# %% ../nbs/robustness/30_corruptions.ipynb #5a408b9d
+# %% ../nbs/robustness/30_corruptions.ipynb #9147d870
 @checked
 def noise(
     x: Images,  # Float images (n, c, h, w) in [0, 1]
@@ -622,7 +622,7 @@ def noise(
     streams = _Streams(_seeds(len(x), generator, index), x.device)
     return (x + streams.normal(*x.shape[1:]).to(x.dtype) * math.sqrt(variance)).clamp(0, 1)
 
-# %% ../nbs/robustness/30_corruptions.ipynb #77871664
+# %% ../nbs/robustness/30_corruptions.ipynb #ebe117b1
 @checked
 def severities(
     name: _Name,  # One of `CORRUPTIONS`
@@ -633,7 +633,7 @@ def severities(
     rows = known.table[calibration]
     return [dict(zip(known.names, np.atleast_1d(np.array(row, object)).tolist())) for row in rows]
 
-# %% ../nbs/robustness/30_corruptions.ipynb #230c50fc
+# %% ../nbs/robustness/30_corruptions.ipynb #7bb1a795
 @checked
 def corruption_table(
     calibration: Annotated[str, one_of(CALIBRATIONS)] | None = None,  # One of `CALIBRATIONS`; all four if None

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 import robustlit
-from .checks import check_choice, check_int, nearest
+from .checks import check_choice, check_int, check_of, check_values, nearest
 from .digest import remember
 
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
@@ -58,33 +58,18 @@ def _frozen(value):
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _as_argument(value, annotation):
-    wants_float = annotation is float or float in typing.get_args(annotation)
-    return float(value) if wants_float and type(value) is int else _frozen(value)
-
-
 def _text(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 # %% ../nbs/evidence/20_experiments.ipynb #794c66a0
-_kinds = {bool: bool, int: int, float: (int, float), str: str, tuple: list, list: list, dict: dict}
+def _wants_float(annotation) -> bool:
+    several = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(annotation) if several else (annotation,)
+    return float in [typing.get_args(k)[0] if typing.get_origin(k) is typing.Annotated else k for k in kinds]
 
 
-def _fits(value, annotation) -> bool:
-    "Whether a canonical value is what the annotation asks for; an annotation that is none of the simple ones asks nothing."
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return _fits(value, args[0])
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, a) for a in args)
-    if origin is typing.Literal:
-        return value in map(canonical, args)
-    kind = origin or annotation
-    if kind in (None, type(None)):
-        return value is None
-    if kind not in _kinds:
-        return True
-    return isinstance(value, _kinds[kind]) and (kind is bool or not isinstance(value, bool))
+def _as_argument(value, annotation):
+    return float(value) if _wants_float(annotation) and type(value) is int else _frozen(value)
 
 # %% ../nbs/evidence/20_experiments.ipynb #9bb384a0
 PROFILES = ("smoke", "cpu", "paper")
@@ -137,6 +122,7 @@ class Experiment:
         object.__setattr__(self, "__wrapped__", self.function)
 
     def __call__(self, *args, **kwargs) -> typing.Any:
+        check_values(self.function, inspect.signature(self.function).bind(*args, **kwargs).arguments)
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -193,11 +179,14 @@ def _bound(exp: Experiment, profile: str, given: dict) -> dict:
 def _checked(exp: Experiment, name: str, value):
     "The canonical value of a parameter; `TypeError` if its annotation does not allow it."
     value, p = canonical(value, name), exp.parameters[name]
-    default = type(value) is type(p.default) and value == p.default
-    if p.annotation is p.empty or default or _fits(value, p.annotation):
+    check, default = check_of(p.annotation), type(value) is type(p.default) and value == p.default
+    if check is None or default:
         return value
-    wanted = inspect.formatannotation(p.annotation)
-    raise TypeError(f"`{name}` of {exp.name} must be {wanted}, got {value!r}")
+    try:
+        check(value, name)
+    except (TypeError, ValueError) as e:
+        raise (TypeError if isinstance(e, TypeError) else ValueError)(f"{exp.name}: {e}") from None
+    return value
 
 # %% ../nbs/evidence/20_experiments.ipynb #3f561449
 def _key(id: str, version: int, named: dict) -> str:

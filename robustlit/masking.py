@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Seed, Share, at_least, checked, with_columns
+from .checks import Count, Seed, Share, at_least, checked, or_infinite, with_columns
 from .data import Dataset
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -106,7 +106,7 @@ def _other_ranges(x: Tensor) -> dict:
         "standardised by pixel": (x - mean) / torch.where(std > 0, std, 1),
     }
 
-
+# %% ../nbs/robustness/60_masking.ipynb #a96ee786
 @_check("range", "cause")
 def _range(s):
     now = s.percent(s.x)
@@ -131,7 +131,7 @@ def _moved(a: Tensor, b: Tensor) -> float:
     "Largest difference of two sets of logits, as a share of their spread."
     return ((a - b).abs().max() / a.std().clamp(min=1e-12)).item()
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b0716346
 @_check("randomness", "cause")
 def _randomness(s):
     far = max(_moved(s.clean, logits_of(s.model, s.x)) for _ in range(3))
@@ -142,7 +142,7 @@ def _randomness(s):
         )
     return False, "the same images get the same logits"
 
-
+# %% ../nbs/robustness/60_masking.ipynb #e9532ced
 @_check("batch", "cause")
 def _batch(s):
     if s.random:
@@ -218,7 +218,7 @@ def _measured_direction(s, x, y_loss, directions=64) -> Tensor:
         total += (up - down)[:, None, None, None] * u
     return total.sign()
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b736b8eb
 @_check("gradient's reach", "cause")
 def _reach(s):
     g, start = s.gradient(s.x), s.loss(s.x)
@@ -258,7 +258,7 @@ def _white_box(s) -> float:
     pgd = s.under("pgd", steps=50, restarts=3)
     return min(pgd, s.under("apgd_ce", steps=50), s.under("apgd_dlr" if s.clean.shape[1] > 2 else "apgd_ce", steps=50))
 
-
+# %% ../nbs/robustness/60_masking.ipynb #4a8a41cf
 @_check("many steps", "symptom")
 def _many_steps(s):
     one, many = s.under("fgsm"), s.under("pgd", steps=50)
@@ -306,7 +306,7 @@ def student_of(
             opt.step()
     return model.eval()
 
-
+# %% ../nbs/robustness/60_masking.ipynb #649975b8
 @_check("transfer", "symptom")
 def _transfer(s):
     others = s.surrogates or [student_of(s)]
@@ -357,6 +357,7 @@ def _scale(s):
 
 # %% ../nbs/robustness/60_masking.ipynb #bd59441b
 LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)
+_AnyNumber = Annotated[float, or_infinite]
 
 
 class Back(nn.Module):
@@ -366,8 +367,8 @@ class Back(nn.Module):
     def __init__(
         self,
         model: nn.Module,  # Takes images in the range `low` to `high`
-        low: float,  # What 0 means
-        high: float,  # What 1 means
+        low: _AnyNumber,  # What 0 means
+        high: _AnyNumber,  # What 1 means
     ):
         super().__init__()
         self.model, self.low, self.high = model, low, high
@@ -375,7 +376,7 @@ class Back(nn.Module):
     def forward(self, x):
         return self.model(self.low + (self.high - self.low) * x)
 
-
+# %% ../nbs/robustness/60_masking.ipynb #1e69d361
 def _first_eps(subject) -> float:
     "The first radius that halves the accuracy."
     clean = subject.percent(subject.x)
@@ -384,7 +385,7 @@ def _first_eps(subject) -> float:
             break
     return eps
 
-
+# %% ../nbs/robustness/60_masking.ipynb #e72ca322
 def _fixed_rows(rows) -> "pd.DataFrame":
     import pandas as pd
 
@@ -405,7 +406,7 @@ def _unusable(model, x, y) -> str:
         return f"labels go up to {int(y.max())}, the outputs only to {z.shape[1] - 1}"
     return ""
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b739c05e
 @checked
 def audit(
     model: nn.Module,  # Images to logits
@@ -447,12 +448,9 @@ def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     return table
 
 # %% ../nbs/robustness/60_masking.ipynb #bac8fb63
-_three = with_columns("check", "kind", "red")
-
-
 @checked
 def audit_summary(
-    table: "Annotated[pd.DataFrame, _three]",  # From `audit`
+    table: Annotated["pd.DataFrame", with_columns("check", "kind", "red")],  # From `audit`
 ) -> str:  # "clean", or the red checks, causes first
     "The audit in one phrase."
     red = table[table["red"]].sort_values("kind", kind="stable")

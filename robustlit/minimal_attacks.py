@@ -15,15 +15,40 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .attacks import TINY, Search, State, Threat, _check, image_uniform, untouched, worst_images
-from .checks import check_choice, check_images, check_int, check_labels, check_number
-from .digest import Table
+from robustlit.attacks import (
+    TINY,
+    Search,
+    State,
+    Threat,
+    _check,
+    _Mode,
+    image_uniform,
+    untouched,
+    worst_images,
+)
+from robustlit.checks import (
+    Count,
+    Device,
+    Images,
+    Labels,
+    NotNegative,
+    at_least,
+    between,
+    check_choice,
+    check_int,
+    check_labels,
+    check_number,
+    checked,
+    one_of,
+)
+from .digest import Later, Table
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #068a6699
 def _wide(v):
@@ -54,6 +79,7 @@ class Smallest:
         return pd.DataFrame(named).rename_axis("image").reset_index()
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #c389bb80
+@checked
 def smallest_found(
     threat: Threat,  # What is tried
     attack: Callable,  # Called with (search, state, round)
@@ -78,6 +104,7 @@ def _slope(v, a):
     return torch.autograd.grad(v, a, retain_graph=True, materialize_grads=True)[0]
 
 
+@checked
 def input_slopes(
     search: Search,  # Whom to ask, and where to count it
     s: State,  # Where the images are
@@ -99,22 +126,25 @@ def input_slopes(
     return tuple(torch.stack(part).mean(0) for part in zip(*draws))
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #01d6dc5a
+_Look = Annotated[str, one_of(("current", "clean"))]
+_Positive = Annotated[float, at_least(TINY)]
+
+
 class DeepFool:
     "Straight to the nearest of the linearised borders, again and again."
 
+    @checked
     def __init__(
         self,
-        steps: int = 100,  # Looks at the network
-        overshoot: float = 0.02,  # Share by which a step goes too far
-        candidates: int = 10,  # Classes that are considered, the label among them
+        steps: Count = 100,  # Looks at the network
+        overshoot: NotNegative = 0.02,  # Share by which a step goes too far
+        candidates: Annotated[int, at_least(2)] = 10,  # Classes that are considered, the label among them
         clip_steps: bool = True,  # Back into the pixel range after every step, or at the end only
-        nudge: float = 1e-4,  # Added to the length of a step, in pixel units
-        look: str = "current",  # Where the other classes are looked at: "current" image, or "clean" (a slip)
+        nudge: NotNegative = 1e-4,  # Added to the length of a step, in pixel units
+        look: _Look = "current",  # Where the other classes are looked at: "current" image, or "clean" (a slip)
     ):
-        self.steps, self.clip_steps = check_int(steps, "steps", 1), clip_steps
-        self.overshoot, self.nudge = check_number(overshoot, "overshoot", 0), check_number(nudge, "nudge", 0)
-        self.candidates = check_int(candidates, "candidates", 2)
-        self.look = check_choice(look, ("current", "clean"), "look")
+        self.steps, self.clip_steps, self.candidates, self.look = steps, clip_steps, candidates, look
+        self.overshoot, self.nudge = float(overshoot), float(nudge)
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s`."
@@ -143,6 +173,7 @@ class DeepFool:
         return _wide(far) * w[torch.arange(len(w), device=w.device), near[:, 0]]
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #0534a4ea
+@checked
 def saliency(
     alpha: Tensor,  # Slopes of the goal's score
     beta: Tensor,  # Slopes of the sum of the others'
@@ -153,6 +184,7 @@ def saliency(
     return torch.where((alpha * beta < 0) & torch.where(alpha > 0, up, down), (alpha * beta).abs(), 0)
 
 
+@checked
 def best_pair(
     alpha: Tensor,  # Slopes of the goal's score (n, pixels)
     beta: Tensor,  # Slopes of the sum of the others' (n, pixels)
@@ -169,30 +201,36 @@ def best_pair(
     value, at = (torch.cat(v) for v in zip(*found))
     return value, torch.stack([at // n, at % n], 1)
 
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #23c205d0
+def _of_goal(z: Tensor, goal: Tensor, of: str) -> Tensor:
+    "Scores of the goal and of all others together (n, 2)."
+    z = z.softmax(1) if of == "softmax" else z
+    mine = z.gather(1, goal)
+    return torch.cat([mine, z.sum(1, keepdim=True) - mine], 1)
+
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #a792dfa2
 class JSMA:
     "One pixel at a time, the one of largest saliency."
 
+    @checked
     def __init__(
         self,
-        theta: float = 0.1,  # Change of a pixel in a step
-        steps: int = 500,  # Steps
-        changes: int = 7,  # How often a pixel may be changed
-        pixels: int = 1,  # Pixels a step, 1 or 2
-        direction: str = "both",  # "both", "up" or "down"
-        of: str = "logits",  # Slopes of "logits" or "softmax"
+        theta: _Positive = 0.1,  # Change of a pixel in a step
+        steps: Count = 500,  # Steps
+        changes: Count = 7,  # How often a pixel may be changed
+        pixels: Annotated[int, between(1, 2)] = 1,  # Pixels a step, 1 or 2
+        direction: Annotated[str, one_of(("both", "up", "down"))] = "both",  # "both", "up" or "down"
+        of: Annotated[str, one_of(("logits", "softmax"))] = "logits",  # Slopes of "logits" or "softmax"
     ):
-        self.theta, self.steps = check_number(theta, "theta", TINY), check_int(steps, "steps", 1)
-        self.changes, self.pixels = check_int(changes, "changes", 1), check_int(pixels, "pixels", 1, 2)
-        self.direction = check_choice(direction, ("both", "up", "down"), "direction")
-        self.of = check_choice(of, ("logits", "softmax"), "of")
+        self.theta, self.steps, self.changes, self.pixels = float(theta), steps, changes, pixels
+        self.direction, self.of = direction, of
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s`."
         s.goal = search.threat.rivals()[s.i, :1] if s.target is None else s.target[:, None]
         s.left = torch.full_like(s.a.flatten(1), self.changes)
         for _ in range(self.steps):
-            z, _, s.slopes = input_slopes(search, s, partial(self.scores, goal=s.goal))
+            z, _, s.slopes = input_slopes(search, s, partial(_of_goal, goal=s.goal, of=self.of))
             if search.leave(s, search.threat.wins(s.i, z)):
                 return
             s.value, s.at, s.sign = self.choose(s)
@@ -202,12 +240,6 @@ class JSMA:
             moved = s.a.flatten(1).scatter_add(1, s.at, self.theta * s.sign)
             s.a = s.ball.project(moved.view_as(s.a))
         search.record(s)
-
-    def scores(self, z: Tensor, goal: Tensor) -> Tensor:
-        "Of the goal and of all others together (n, 2)."
-        z = z.softmax(1) if self.of == "softmax" else z
-        mine = z.gather(1, goal)
-        return torch.cat([mine, z.sum(1, keepdim=True) - mine], 1)
 
     def choose(self, s: State) -> tuple:
         "Saliency of the best choice (n,), its pixels and their direction (n, pixels)."
@@ -239,22 +271,33 @@ def _adam(t, k, lr, kappa):
     t.m, t.v = t.m.lerp(g, 0.1), t.v.lerp(g * g, 0.001)
     t.w = t.w - lr * (t.m / (1 - 0.9 ** (k + 1))) / ((t.v / (1 - 0.999 ** (k + 1))).sqrt() + 1e-8)
 
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #01e7d4ee
+def _given_up(s, t, kappa) -> bool:
+    "Let the images go that make no progress; whether nobody is left."
+    t.loss = t.far**2 + t.c * (kappa - t.value).clamp(min=0)
+    stop = t.loss > 0.9999 * t.before
+    t.before = t.loss
+    s.gradients[t.row[stop]] += t.gradients
+    s.queries[t.row[stop]] += t.queries
+    t.keep(~stop)
+    return not len(t.i)
+
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #65c08789
 class CarliniWagner:
     "Distance plus `c` times the margin, made small by Adam; `c` by bisection."
 
+    @checked
     def __init__(
         self,
-        steps: int = 300,  # Gradients in a search
-        searches: int = 8,  # Values of `c` that are tried
-        lr: float = 0.01,  # Adam's, in units of w
-        c: float = 0.01,  # The first weight of the margin
-        kappa: float = 0.0,  # How far the new class must be ahead, in logits
+        steps: Count = 300,  # Gradients in a search
+        searches: Count = 8,  # Values of `c` that are tried
+        lr: _Positive = 0.01,  # Adam's, in units of w
+        c: _Positive = 0.01,  # The first weight of the margin
+        kappa: NotNegative = 0.0,  # How far the new class must be ahead, in logits
         abort: bool = True,  # End a search that makes no progress
     ):
-        self.steps, self.searches = check_int(steps, "steps", 1), check_int(searches, "searches", 1)
-        self.lr, self.c = check_number(lr, "lr", TINY), check_number(c, "c", TINY)
-        self.kappa, self.abort = check_number(kappa, "kappa", 0), abort
+        self.steps, self.searches, self.abort = steps, searches, abort
+        self.lr, self.c, self.kappa = float(lr), float(c), float(kappa)
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s`."
@@ -282,15 +325,8 @@ class CarliniWagner:
             t.a = (2 * t.w).sigmoid()
             search.gradient(t, "cw")
             _note(search, s, t, won, self.kappa)
-            if self.abort and k % every == 0:
-                t.loss = t.far**2 + t.c * (self.kappa - t.value).clamp(min=0)
-                stop = t.loss > 0.9999 * t.before
-                t.before = t.loss
-                s.gradients[t.row[stop]] += t.gradients
-                s.queries[t.row[stop]] += t.queries
-                t.keep(~stop)
-                if not len(t.i):
-                    break
+            if self.abort and k % every == 0 and _given_up(s, t, self.kappa):
+                break
             _adam(t, k, self.lr, self.kappa)
         s.gradients[t.row] += t.gradients
         s.queries[t.row] += t.queries
@@ -300,17 +336,19 @@ class CarliniWagner:
 NOISE, HALVINGS = 100, 10
 
 
+@checked
 def dotted(
-    n: int,  # How many
-    shape: tuple,  # Of an image (c, h, w)
+    n: Count,  # How many
+    shape: tuple[Count, ...],  # Of an image (c, h, w)
     seed: int = 0,  # Any whole number
-    device: torch.device | str = "cpu",  # Where to draw
+    device: Device = "cpu",  # Where to draw
 ) -> Tensor:  # (n, c, h, w), 0 and 1
     "Images of black and white dots, each of another density."
     ids = torch.arange(n, device=device)
     return (image_uniform(ids, seed, 0, shape) < image_uniform(ids, seed, 1, (1, 1, 1))).float()
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #f15b922e
+@checked
 def boundary_step(
     x: Tensor,  # Clean images (n, c, h, w)
     a: Tensor,  # Where the walk stands (n, c, h, w)
@@ -331,20 +369,36 @@ def _settled(step, ok, rate, share):
     "The step, longer after a success and shorter after a failure, so that `share` of them succeed."
     return (step * (rate * (ok.to(step.dtype) - share)).exp()).clamp_(1e-7, 1)
 
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #f68d0d82
+def _serves(search: Search, s: State, a: Tensor) -> Tensor:
+    "Whether the answer is one that the attacker wants (n,)."
+    return search.threat.wins(s.i, search.query(s, a))
+
+
+def _halve(search: Search, s: State, start: Tensor, far: Tensor):
+    "Move from `start` towards the images, to the border."
+    s.low, s.high = far.new_zeros(len(s.i)), far.new_ones(len(s.i))
+    for _ in range(HALVINGS):
+        middle = (s.low + s.high) / 2
+        ok = _serves(search, s, s.ball.x.lerp(start, _wide(middle)))
+        s.low, s.high = torch.where(ok, s.low, middle), torch.where(ok, middle, s.high)
+    s.a = s.ball.x.lerp(start, _wide(s.high))
+
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #f00b9231
 class Boundary:
     "From a wrong image along the border towards the clean one, asking for answers only."
 
+    @checked
     def __init__(
         self,
         queries: int = 1000,  # Answers asked for, of each image
-        starts: Tensor | None = None,  # Images to begin at (m, c, h, w), floats in [0, 1]; 100 of dots if None
-        across: float = 0.1,  # First step along the sphere, as a share of the distance
-        towards: float = 0.1,  # First step towards the image, likewise
+        starts: Images | None = None,  # Images to begin at (m, c, h, w), floats in [0, 1]; 100 of dots if None
+        across: _Positive = 0.1,  # First step along the sphere, as a share of the distance
+        towards: Annotated[float, between(TINY, 1)] = 0.1,  # First step towards the image, likewise
     ):
-        self.starts = None if starts is None else check_images(starts, "starts")
+        self.starts = starts
         self.queries = check_int(queries, "queries", (NOISE if starts is None else len(starts)) + HALVINGS + 3)
-        self.across, self.towards = check_number(across, "across", TINY), check_number(towards, "towards", TINY, 1)
+        self.across, self.towards = float(across), float(towards)
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s`."
@@ -355,19 +409,15 @@ class Boundary:
             noise = image_uniform(s.ids, s.seed, k, tuple(s.a.shape[1:])).mul_(2).sub_(1 - 2**-24).erfinv_()
             sphere, new = boundary_step(s.ball.x, s.a, noise.to(s.a.dtype), s.across, s.towards)
             sphere, new = s.ball.project(sphere), s.ball.project(new)
-            ok = self.serves(search, s, new)
+            ok = _serves(search, s, new)
             s.a = torch.where(_wide(ok & (_far(s.ball.x, new) < _far(s.ball.x, s.a))), new, s.a)
             s.towards = _settled(s.towards, ok, 0.1, 0.25)
             if k % 5 == 0:
-                s.across = _settled(s.across, self.serves(search, s, sphere), 0.5, 0.4)
+                s.across = _settled(s.across, _serves(search, s, sphere), 0.5, 0.4)
             k += 1
         new = s.ball.project(s.ball.x + (s.a - s.ball.x) * (1 + 1e-5))
-        s.a = torch.where(_wide(self.serves(search, s, new)), new, s.a)
+        s.a = torch.where(_wide(_serves(search, s, new)), new, s.a)
         search.record(s)
-
-    def serves(self, search: Search, s: State, a: Tensor) -> Tensor:
-        "Whether the answer is one that the attacker wants (n,)."
-        return search.threat.wins(s.i, search.query(s, a))
 
     def begin(self, search: Search, s: State) -> bool:
         "Put the images near the border; whether nobody has a start."
@@ -381,23 +431,27 @@ class Boundary:
         far, s.at = torch.cdist(s.a.flatten(1), pool.flatten(1)).masked_fill_(~right, math.inf).min(1)
         if search.leave(s, far.isinf()):
             return True
-        start, s.low, s.high = pool[s.at], far.new_zeros(len(s.i)), far.new_ones(len(s.i))
-        for _ in range(HALVINGS):
-            middle = (s.low + s.high) / 2
-            ok = self.serves(search, s, s.ball.x.lerp(start, _wide(middle)))
-            s.low, s.high = torch.where(ok, s.low, middle), torch.where(ok, middle, s.high)
-        s.a = s.ball.x.lerp(start, _wide(s.high))
+        _halve(search, s, pool[s.at], far)
         return False
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #17730ab6
-SMALLEST = Table("minimal attacks", deepfool=DeepFool, jsma=JSMA, carlini_wagner=CarliniWagner, boundary=Boundary)
+SMALLEST = Table(
+    "minimal attacks",
+    deepfool=DeepFool,
+    jsma=JSMA,
+    carlini_wagner=CarliniWagner,
+    boundary=Boundary,
+    ddn=Later("robustlit.minimum_norm", "DDN"),
+    fmn=Later("robustlit.minimum_norm", "FMN"),
+    fab=Later("robustlit.minimum_norm", "FAB"),
+    fab_t=Later("robustlit.minimum_norm", "FABT"),
+)
 RULES = ("target", "eot", "clip")
+_Attack = Annotated[str, one_of(SMALLEST)] | Callable
 
 
 def _made(attack, options):
-    if not isinstance(attack, str) and not callable(attack):
-        raise TypeError(f"`attack` must be a name or an attack, got {attack!r}")
-    make = SMALLEST[check_choice(attack, SMALLEST, "attack")] if isinstance(attack, str) else None
+    make = SMALLEST[attack] if isinstance(attack, str) else None
     own = list(inspect.signature(make).parameters) if make else []
     for name in options:
         check_choice(name, [*own, *RULES], f"option of {attack}")
@@ -405,38 +459,42 @@ def _made(attack, options):
     return make(**{k: v for k, v in options.items() if k in own}) if make else attack, rules
 
 
+@checked
 def smallest(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), floats in [0, 1]
-    y: Tensor,  # Labels (n,), int64
-    attack: str | Callable = "deepfool",  # A name in `SMALLEST`, or an attack already made
-    batch_size: int = 500,  # Images at a time
+    x: Images,  # Images (n, c, h, w), floats in [0, 1]
+    y: Labels,  # Labels (n,), int64
+    attack: _Attack = "deepfool",  # A name in `SMALLEST`, or an attack already made
+    batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds "boundary"; torch's own if None
-    mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(model, x, y, generator)
+    y, seed = _check(x, y, generator)
     made, rules = _made(attack, options)
     target, parts = rules.pop("target", None), []
     if isinstance(target, Tensor):
         check_labels(target, len(x), name="target")
     with untouched(model, mode):
-        for ids in torch.arange(len(x), device=x.device).split(check_int(batch_size, "batch_size", 1)):
+        for ids in torch.arange(len(x), device=x.device).split(batch_size):
             part = target[ids] if isinstance(target, Tensor) else target
             threat = Threat(model, x[ids], y[ids], target=part, seed=seed, ids=ids, **rules)
             parts.append(smallest_found(threat, made))
     return Smallest(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Smallest)))
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #0ba17ffd
+_Distances = NotNegative | Iterable[NotNegative] | None
+
+
+@checked
 def accuracy_by_distance(
     rows: pd.DataFrame,  # From `Smallest.table`; further columns in `by` keep curves apart
-    distances: float | Iterable | None = None,  # Where to measure, all at least 0; 0 and every distance found if None
-    norm: str = "l2",  # "l0", "l2" or "linf"
-    by: Iterable = (),  # Columns to group by
+    distances: _Distances = None,  # Where to measure, all at least 0; 0 and every distance found if None
+    norm: Annotated[str, one_of(("l0", "l2", "linf"))] = "l2",  # "l0", "l2" or "linf"
+    by: Iterable[str] = (),  # Columns to group by
 ) -> pd.DataFrame:  # distance, accuracy (percent of the images with nothing found within it), images
     "The curve: a row for each distance."
-    check_choice(norm, ("l0", "l2", "linf"), "norm")
     by, many = list(by), distances if isinstance(distances, Iterable) else [distances]
     at = None if distances is None else [check_number(d, "distances", 0) for d in many]
     if missing := {norm, *by} - set(rows.columns):

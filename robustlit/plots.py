@@ -6,9 +6,10 @@ Docs: https://robustlit.github.io/robustlit/evidence/plots.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'house_style', 'ordered_colours', 'spread', 'curve_with_spread', 'curve_panels', 'image_grid',
-           'heat_table', 'caption', 'captioned', 'show', 'live_picture', 'save_figure']
+           'heat_table', 'caption', 'about_records', 'needs_records', 'show', 'live_picture', 'save_figure']
 
 # %% ../nbs/evidence/70_plots.ipynb #e0c2163e
+import functools
 import io
 import itertools
 import os
@@ -32,7 +33,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import Count, above, at_least, check_choice, checked, one_of
 from .files import write_atomically
-from .records import project_folder
+from .records import largest, project_folder
 from .statistics import t_interval
 
 # %% ../nbs/evidence/70_plots.ipynb #cb57f4d1
@@ -311,90 +312,87 @@ def caption(
     old = ", some from older code" if "stale" in df.columns and df.stale.any() else ""
     return f"profile{'s' * (len(profiles) > 1)} {_listed(profiles)}, {_count(counts)} {word}{plural}, {_listed(machines)}{old}"
 
-# %% ../nbs/evidence/70_plots.ipynb #9d024db1
-def captioned(
-    found: pd.DataFrame,  # Rows from `robustlit.records.records`
-    make: Callable | None = None,  # Makes a table or figure of the rows; not called where there are none
-    per: str | Sequence[str] | None = None,  # Columns that make a setting, if seeds are to be counted for each
-    **options,  # Of `make`
-):  # What `make` gave; None where there are no records
-    "Print what rows rest on, and make a table or figure of them; without rows, say what command makes them."
-    if not len(found):
-        name = found.attrs.get("experiment", "the experiment")
-        command = found.attrs.get("command")
-        print(f"No records of {name} yet" + (f"; this makes them: {command}" if command else ""))
-        return None
-    print(caption(found, per))
-    return make(found, **options) if make else None
-
-# %% ../nbs/evidence/70_plots.ipynb #25872a21
-def _offsets(x, table, count):
-    "Where points stand: at their numbers, or side by side at the place of their word."
-    if pd.api.types.is_numeric_dtype(table[x]):
-        return lambda p, k: p[x].to_numpy(float)
-    places = {word: i for i, word in enumerate(table[x].unique())}
-    return lambda p, k: p[x].map(places).to_numpy(float) + 0.5 * ((k + 0.5) / count - 0.5)
+# %% ../nbs/evidence/70_plots.ipynb #74b297ca
+@checked
+def about_records(
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
+    per: str | Sequence[str] | None = None,  # Columns that make a setting, as for `caption`
+) -> str:  # The caption, or one sentence
+    "What the records rest on, or how to make them where there are none."
+    if len(found):
+        return caption(found, per)
+    name = found.attrs.get("experiment", "")
+    return f"No records{f' of {name}' * bool(name)} yet: `robustlit sweep {name or 'NAME'} --profile cpu -g seed 0:3` makes them"
 
 
-def _panel(ax, table, x, lines, colours, place):
-    "One panel: a line a group where `x` is a number, else a point with bars a group and word."
-    numeric = pd.api.types.is_numeric_dtype(table[x])
-    for k, ((g, colour), marker) in enumerate(zip(colours.items(), itertools.cycle(MARKERS))):
-        p = table if lines is None else table[table[lines] == g]
-        p = p.sort_values(x, kind="stable") if numeric else p
-        if len(p):
-            p = p.assign(x=place(p, k))
-            _draw(ax, p, "band" if numeric else "bars", "" if g is None else str(g), colour, marker)
-    if not numeric:
-        words = list(table[x].unique())
-        ax.set_xticks(range(len(words)), words, rotation=30, ha="right")
-        for line in ax.lines:
-            line.set_linestyle("none")
+def needs_records(
+    draw: Callable,  # Takes rows from `records` first and shows them
+) -> Callable:  # The same; without rows it prints one sentence and returns None
+    "A figure or table of records that says so where there are none."
 
-# %% ../nbs/evidence/70_plots.ipynb #f0544fd7
+    @functools.wraps(draw)
+    def shown(found, *args, **kwargs):
+        if len(found):
+            return draw(found, *args, **kwargs)
+        print(about_records(found))
+
+    return shown
+
+# %% ../nbs/evidence/70_plots.ipynb #76c2ecdf
+def _axis(found, x, y, ax):
+    "Words for the axes: the unit of a strength, percent for accuracy."
+    units = [u for u in found["unit"].unique() if u] if x == "strength" and "unit" in found.columns else []
+    ax.set(xlabel=f"{x} ({units[0]})" if len(units) == 1 else x, ylabel=y)
+    if y == "accuracy":
+        ax.set(ylabel="accuracy (%)", ylim=(0, 101))
+
+
+def _legend(fig, axes, lines):
+    "One legend beside all panels, of every line that some panel has."
+    named = {}
+    for ax in axes:
+        named |= {
+            t.removeprefix(f"{lines} = ").rpartition(", n = ")[0]: h for h, t in zip(*ax.get_legend_handles_labels())
+        }
+        ax.get_legend().remove()
+    if lines:
+        fig.legend([*named.values()], [*named], title=lines, loc="outside right center", fontsize=8, title_fontsize=8)
+
+# %% ../nbs/evidence/70_plots.ipynb #6190855d
 @checked
 def show(
-    found: pd.DataFrame,  # Rows from `robustlit.records.records`
-    x: str = "strength",  # Column along the axis: numbers (rows without one are left out), or words
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows; the largest profile is drawn
+    x: str = "strength",  # Column along the axis
     y: str = "accuracy",  # Column of what was measured
     panels: str | None = None,  # A panel for each value of this column
-    lines: str | None = None,  # A line for each value of this column, six at most if they are words
+    lines: str | None = None,  # A line for each value of this column
     by: str = "seed",  # Column of the repetitions
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
-    xlabel: str | None = None,  # Of the horizontal axis; by default `x`
-    colours: Mapping | None = None,  # Line to colour, where several figures must agree
+    style: Annotated[str, one_of(("band", "bars"))] = "band",  # 'band' or 'bars'
+    colours: Mapping | None = None,  # Value of `lines` to colour, where several figures must agree
+    cols: Count = 3,  # Panels a row, at most
+    title: str = "",  # Above the figure
 ) -> Figure | None:  # None where there are no records
-    "Draw mean and spread over seeds and print what they rest on; where there are no records, say what makes them."
-    for name in (n for n in (x, y, panels, lines, by) if n and len(found)):
-        check_choice(name, list(found.columns), "column")
-    found = found.dropna(subset=[x, y]) if len(found) else found
+    "Mean and spread over seeds with a caption; one sentence where there are no records."
     if not len(found):
-        return captioned(found)
-    captioned(found, per=[c for c in (panels, lines) if c] or None)
-    table = spread(found, y, [c for c in (panels, lines, x) if c], by, interval)
-    names = list(table[panels].unique()) if panels else [None]
-    colours = _group_colours(list(table[lines].unique()) if lines else [None], colours)
-    cols = min(2, len(names))
-    tall = -(-len(names) // cols)
-    height = 0.6 + (2.0 if panels else 2.6) * tall
-    fig, axes = plt.subplots(tall, cols, figsize=(5.2, height), sharey=True, layout="constrained", squeeze=False)
-    unit = (f"{y} (%)" if y == "accuracy" else y) + ("" if lines else f", {_intervals[interval]}")
-    place = _offsets(x, table, len(colours))
-    for ax, name in itertools.zip_longest(axes.flat, names):
-        if name is None and panels:
-            ax.axis("off")
-            continue
-        _panel(ax, table[table[panels] == name] if panels else table, x, lines, colours, place)
-        ax.set(title="" if name is None else str(name).replace("_", " "))
-        ax.set(**dict(ylim=(0, 101)) if y == "accuracy" else {})
-    for k in range(len(names)):
-        below = k + cols >= len(names)
-        axes.flat[k].set(xlabel=(xlabel or x) if below else "", ylabel="" if k % cols else unit)
-    if lines:
-        handles = {k: h for ax in axes.flat for h, k in zip(*ax.get_legend_handles_labels())}
-        title = f"{lines}, {_intervals[interval]}"
-        fig.legend(handles.values(), handles, title=title, loc="outside lower center", ncols=3)
-    plt.close(fig)  # a notebook shows the figure that is returned, once
+        return print(about_records(found))
+    found = largest(found)
+    for name in filter(None, (x, y, by, panels, lines)):
+        check_choice(name, list(found.columns), "column")
+    values = list(found[panels].unique()) if panels else [None]
+    cols, groups = min(cols, len(values)), list(found[lines].unique()) if lines else []
+    size, grid = (3.1 * cols + 1.4, 2.7 * -(-len(values) // cols) + 0.4), (-(-len(values) // cols), cols)
+    fig, axes = plt.subplots(*grid, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    colours = _group_colours(groups, colours) if lines else None
+    for ax, value in zip(axes.flat, values):
+        part = found if panels is None else found[found[panels] == value]
+        curve_with_spread(ax, part, x, y, lines, by, interval, style, colours)
+        _axis(part, x, y, ax), ax.set_title("" if panels is None else str(value).replace("_", " "), fontsize=9)
+    for ax in axes.flat[len(values) :]:
+        ax.axis("off")
+    _legend(fig, axes.flat[: len(values)], lines)
+    fig.suptitle(title)
+    fig.supxlabel(f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}", fontsize=8)
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae

@@ -15,18 +15,18 @@ import itertools
 import json
 import os
 import re
-import shlex
 import typing
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import check_choice, check_int
+from .checks import Count, checked, existing, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import _renamed_to, _size, _text, canonical
@@ -39,7 +39,7 @@ from .store import run_record
 from .experiments import experiment, find_experiment, known_experiments  # noqa: F401  # chkstyle: ignore
 from .store import NewerRecord, project_folder, read_records  # noqa: F401  # chkstyle: ignore
 
-# %% ../nbs/evidence/40_records.ipynb #c1e157c7
+# %% ../nbs/evidence/40_records.ipynb #5e2125c8
 def _no_confirmations() -> dict:
     return dict(confirmed=[], uses=[], definitions={})
 
@@ -57,7 +57,7 @@ def _as_confirmations(told: typing.Any) -> dict:
         raise TypeError("it must hold pairs of digests under `confirmed`, dicts under `uses` and `definitions`")
     return told
 
-# %% ../nbs/evidence/40_records.ipynb #395e9604
+# %% ../nbs/evidence/40_records.ipynb #87fc71b9
 def _told(store: Store, name: str) -> dict:
     "What has been confirmed of an experiment: `confirmed`, `uses` and `definitions`."
     told = _no_confirmations()
@@ -77,7 +77,7 @@ def _told(store: Store, name: str) -> dict:
         )
     return told
 
-# %% ../nbs/evidence/40_records.ipynb #e7047ed5
+# %% ../nbs/evidence/40_records.ipynb #0cde5199
 @functools.lru_cache(2**16)
 def _record_texts(parameters: str) -> dict:
     return {k: _text(v) for k, v in json.loads(parameters).items()}
@@ -92,7 +92,7 @@ def _texts(exp: Experiment, record: Record) -> dict:
     "Canonical text of every parameter of a record, later ones included."
     return _added_texts(_text(exp.added)) | _record_texts(record.about["parameters"])
 
-# %% ../nbs/evidence/40_records.ipynb #6e854d56
+# %% ../nbs/evidence/40_records.ipynb #4819cd68
 class _Today:
     "The code of an experiment as it stands, and what counts as the same."
 
@@ -136,10 +136,11 @@ class _Today:
             self.causes[about] = *code, *entries
         return self.causes[about]
 
-# %% ../nbs/evidence/40_records.ipynb #80cda759
+# %% ../nbs/evidence/40_records.ipynb #d8584c18
+@checked
 def differing(
-    old: dict,  # From names of definitions to their digests
-    new: dict,  # The same at another time
+    old: Mapping,  # From names of definitions to their digests
+    new: Mapping,  # The same at another time
 ) -> list:  # Names, sorted
     "Names whose definition differs; one that only has another name now does not."
     gone = {k: v for k, v in old.items() if new.get(k) != v}
@@ -147,7 +148,7 @@ def differing(
     only = lambda a, b: [k for k, v in a.items() if k in b or v not in b.values()]
     return sorted({*only(gone, come), *only(come, gone)})
 
-# %% ../nbs/evidence/40_records.ipynb #f66c7f2e
+# %% ../nbs/evidence/40_records.ipynb #f1f708ed
 _unknown = "code that was not noted"
 
 
@@ -160,7 +161,8 @@ def _differing(today: _Today, record: Record) -> list:
         digest = steps.get(digest, digest)
     return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
 
-# %% ../nbs/evidence/40_records.ipynb #28fe826d
+# %% ../nbs/evidence/40_records.ipynb #b1342659
+@checked
 def stale_by(
     record: Record,  # From a store
     store: Store | None = None,  # Where the confirmations are; by default the project's
@@ -169,13 +171,14 @@ def stale_by(
     exp = _renamed_to(record.id) or find_experiment(record.about["experiment"])
     return list(_Today(exp, store or Store()).stale_by(record))
 
-# %% ../nbs/evidence/40_records.ipynb #8a393039
+# %% ../nbs/evidence/40_records.ipynb #8bc55e82
 def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     causes = _Today(exp, store).stale_by(record)
     more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
     return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
 
-# %% ../nbs/evidence/40_records.ipynb #d31dcb17
+# %% ../nbs/evidence/40_records.ipynb #f74287bd
+@checked
 def recorded(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
@@ -200,7 +203,8 @@ def recorded(
     rows.attrs.update(experiment=exp.name, key=key)
     return rows
 
-# %% ../nbs/evidence/40_records.ipynb #aa800551
+# %% ../nbs/evidence/40_records.ipynb #c29bf0a6
+@checked
 def key_of(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not given come from
@@ -210,11 +214,12 @@ def key_of(
     exp = find_experiment(fn)
     return exp.key(exp.bind(profile, params))
 
-# %% ../nbs/evidence/40_records.ipynb #2465d24b
+# %% ../nbs/evidence/40_records.ipynb #722f201b
+@checked
 def missing(
     fn: str | Experiment,  # An experiment or its name
     profile: str = "smoke",  # Where parameters that are not in the grid come from
-    grid: dict | None = None,  # Parameter to the values it takes
+    grid: Mapping | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid
     "The runs of a grid, all combinations, that have no record."
@@ -226,12 +231,12 @@ def missing(
     runs = [dict(zip(grid, values)) for values in itertools.product(*grid.values())]
     return [run for run in runs if exp.key(exp.bind(profile, run)) not in have]
 
-# %% ../nbs/evidence/40_records.ipynb #4e3e3334
+# %% ../nbs/evidence/40_records.ipynb #7600fce5
 def _pinned(exp: Experiment, where: dict) -> dict:
     exp.refuse_unknown(where)
     return {k: canonical(v, k) for k, v in where.items()}
 
-# %% ../nbs/evidence/40_records.ipynb #ce0d0871
+# %% ../nbs/evidence/40_records.ipynb #aab9f07f
 def _entries_now(today: _Today, names: Iterable) -> dict:
     found = {name: today.entry(name) for name in sorted(names)}
     lost = [name for name, digest in found.items() if digest is None]
@@ -239,7 +244,7 @@ def _entries_now(today: _Today, names: Iterable) -> dict:
         raise ValueError(f"`uses` must name entries of tables, such as 'datasets/mnist', got {', '.join(lost)}")
     return found
 
-# %% ../nbs/evidence/40_records.ipynb #bd03b777
+# %% ../nbs/evidence/40_records.ipynb #48187a42
 def _refuse_damaged(store: Store, exp: Experiment):
     for place in store.places(exp.name):
         path = store.read_path(place, ".confirmed.json")
@@ -248,7 +253,7 @@ def _refuse_damaged(store: Store, exp: Experiment):
         except (ValueError, TypeError, KeyError, AttributeError) as e:
             raise DamagedRecord(f"{path} is damaged: {e!r}; restore it from git before confirming more") from e
 
-# %% ../nbs/evidence/40_records.ipynb #dc82bdad
+# %% ../nbs/evidence/40_records.ipynb #794752d5
 def _with_confirmed(today: _Today, stale: list, rules: list, why: str) -> dict:
     "All confirmations, with those of the stale records."
     told, when = today.told, datetime.now(UTC).date().isoformat()
@@ -261,7 +266,8 @@ def _with_confirmed(today: _Today, stale: list, rules: list, why: str) -> dict:
     now = {today.code: definitions(today.exp.function)} if stale else {}
     return dict(confirmed=confirmed, uses=rules or told["uses"], definitions=known | now)
 
-# %% ../nbs/evidence/40_records.ipynb #a0fb11f8
+# %% ../nbs/evidence/40_records.ipynb #23c12ba3
+@checked
 def confirm(
     which: str | Experiment,  # An experiment or its name
     why: str,  # How it was made sure that the numbers are the same
@@ -270,7 +276,7 @@ def confirm(
     uses: Iterable = (),  # For records of schema 1: pairs (parameters, names 'table/entry'), the first that fits says what a run used
 ) -> int:  # Number of records that were stale and no longer are
     "State that today's code would give the same rows as the code of the records kept so far."
-    if not isinstance(why, str) or not why.strip():
+    if not why.strip():
         raise ValueError(f"`why` must say how the numbers were found unchanged, got {why!r}")
     exp, store = find_experiment(which), store or Store()
     kept = [r for r in store.load(exp.name).values() if r.about["version"] == exp.version]
@@ -286,13 +292,13 @@ def confirm(
     now = _Today(exp, store)
     return sum(not now.stale_by(r) for r in stale)
 
-# %% ../nbs/evidence/40_records.ipynb #35ff579e
+# %% ../nbs/evidence/40_records.ipynb #d97aa8f4
 def _kind(column) -> str:
     if pa.types.is_integer(column.type):
         return "large" if any(v is not None and abs(v) > 2**53 for v in column.to_pylist()) else "int64"
     return str(column.type)
 
-# %% ../nbs/evidence/40_records.ipynb #129ab0e7
+# %% ../nbs/evidence/40_records.ipynb #3b25ad0d
 def _together(a: str, b: str) -> str | None:
     "The kind of a column that holds both; None if there is none."
     numbers = {"int64", "double"}
@@ -300,7 +306,7 @@ def _together(a: str, b: str) -> str | None:
         return b if a == "null" else a
     return a if a == b else "double" if {a, b} == numbers else "large" if {a, b} == {"int64", "large"} else None
 
-# %% ../nbs/evidence/40_records.ipynb #8c5eafbb
+# %% ../nbs/evidence/40_records.ipynb #8ceff815
 def _join_kinds(kinds: dict, record: Record) -> str | None:
     "Widen the kinds of columns by those of a record; the name of a column where that is not possible."
     rows = record.rows
@@ -309,21 +315,21 @@ def _join_kinds(kinds: dict, record: Record) -> str | None:
     kinds |= {} if clash else joined
     return clash[0] if clash else None
 
-# %% ../nbs/evidence/40_records.ipynb #82441358
+# %% ../nbs/evidence/40_records.ipynb #8eb85788
 def _undictionary(table: pa.Table) -> pa.Table:
     fields = [pa.field(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in table.schema]
     return table.cast(pa.schema(fields))
 
-# %% ../nbs/evidence/40_records.ipynb #ea4297d1
+# %% ../nbs/evidence/40_records.ipynb #c43e8a81
 def _stacked(tables: list) -> pa.Table:
     table = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     return table.select([c for c in table.column_names if c not in PROVENANCE] + list(PROVENANCE))
 
-# %% ../nbs/evidence/40_records.ipynb #3bc9a552
+# %% ../nbs/evidence/40_records.ipynb #dfe23f68
 class NothingToPack(ValueError):
     "There is no record that the table could hold."
 
-# %% ../nbs/evidence/40_records.ipynb #6c289858
+# %% ../nbs/evidence/40_records.ipynb #1dfbd621
 def _fitting(path: Path, old: dict, chosen: dict) -> list:
     "The parts whose columns go together: those of the table, then the chosen ones; who does not fit is named."
     base = [p for k, p in old.items() if k not in chosen]
@@ -342,7 +348,7 @@ def _fitting(path: Path, old: dict, chosen: dict) -> list:
             base.append(p)
     return base
 
-# %% ../nbs/evidence/40_records.ipynb #f0d51044
+# %% ../nbs/evidence/40_records.ipynb #d3de77e5
 def _write_packed(path: Path, old: dict, chosen: dict, odd: list):
     base = _fitting(path, old, chosen)
     if not base:
@@ -354,7 +360,7 @@ def _write_packed(path: Path, old: dict, chosen: dict, odd: list):
     _write_table(path, table)
     assert len(_parts_of(path)) == len(ordered) + len(odd), f"{path} does not hold what was packed"
 
-# %% ../nbs/evidence/40_records.ipynb #b78fe5b1
+# %% ../nbs/evidence/40_records.ipynb #b6ba3538
 def _name_of(which: str | Experiment, store: Store) -> str:
     try:
         return find_experiment(which).name
@@ -363,12 +369,12 @@ def _name_of(which: str | Experiment, store: Store) -> str:
             return which
         raise
 
-# %% ../nbs/evidence/40_records.ipynb #5836fe1c
+# %% ../nbs/evidence/40_records.ipynb #6487ce66
 def _is_smoke(name: str, record: Record) -> bool:
     exp = _known(name)
     return exp is not None and _size(exp, _texts(exp, record)) == "smoke"
 
-# %% ../nbs/evidence/40_records.ipynb #12a8d45a
+# %% ../nbs/evidence/40_records.ipynb #516ff603
 def _leave(store: Store, place: str, name: str, odd: list):
     old, told = store.results / f"{place}.parquet", store.results / f"{place}.confirmed.json"
     if told.exists():
@@ -380,7 +386,8 @@ def _leave(store: Store, place: str, name: str, odd: list):
     else:
         old.unlink(missing_ok=True)
 
-# %% ../nbs/evidence/40_records.ipynb #3963a1da
+# %% ../nbs/evidence/40_records.ipynb #fca8028b
+@checked
 def pack(
     which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look and write; by default the project's
@@ -409,7 +416,7 @@ def pack(
             _leave(store, place, name, odd[place])
     return store.table_path(name)
 
-# %% ../nbs/evidence/40_records.ipynb #b566e609
+# %% ../nbs/evidence/40_records.ipynb #22d3befd
 def _refuse_bad(parts: list):
     "`DamagedRecord` for the first part that is no record, or whose experiment has no proper name."
     for p in parts:
@@ -419,9 +426,10 @@ def _refuse_bad(parts: list):
             if not re.fullmatch(r"\w+/\w+", str(name)):
                 raise ForeignRecord(f"{p.path} holds a foreign record: {name!r} is no name of an experiment")
 
-# %% ../nbs/evidence/40_records.ipynb #130b0c9f
+# %% ../nbs/evidence/40_records.ipynb #ef022567
+@checked
 def adopt(
-    path: str | Path,  # A record's file, a packed table, or a folder of such
+    path: Annotated[str | Path, existing],  # A record's file, a packed table, or a folder of such
     store: Store | None = None,  # Where to file them; by default the project's
 ) -> list:  # The records, in the order of their keys
     "File records that were made elsewhere; `DamagedRecord` for a bad file, and then nothing is filed."
@@ -439,7 +447,7 @@ def adopt(
             store.write(r, force=True)
     return sorted(found, key=lambda r: r.about["key"])
 
-# %% ../nbs/evidence/40_records.ipynb #c20653c1
+# %% ../nbs/evidence/40_records.ipynb #9617c1a7
 def _keys_of(store: Store) -> tuple:
     "From key to its files, and from table to its keys."
     files, tables = collections.defaultdict(list), {}
@@ -454,7 +462,7 @@ def _keys_of(store: Store) -> tuple:
             warnings.warn(f"{path} is damaged and was left alone: {e}", stacklevel=2)
     return files, tables
 
-# %% ../nbs/evidence/40_records.ipynb #f6a5c671
+# %% ../nbs/evidence/40_records.ipynb #d238aa3d
 def _meant(keys: list, known: set) -> set:
     "The keys of `known` that begin so; `ValueError` where that is none or several."
     meant = {key: sorted(k for k in known if key and k.startswith(key)) for key in keys}
@@ -466,13 +474,14 @@ def _meant(keys: list, known: set) -> set:
         )
     return {found[0] for found in meant.values()}
 
-# %% ../nbs/evidence/40_records.ipynb #aa358289
+# %% ../nbs/evidence/40_records.ipynb #f592424e
 def _drop_rows(path: Path, keys: set):
     table = _undictionary(_read_table(path))
     left = table.filter(pa.array([k not in keys for k in table["key"].to_pylist()]))
     _write_table(path, left) if len(left) else path.unlink()
 
-# %% ../nbs/evidence/40_records.ipynb #13aabdf8
+# %% ../nbs/evidence/40_records.ipynb #02e4cc49
+@checked
 def drop(
     keys: str | Iterable,  # Of runs, or their first digits where no other key begins so
     store: Store | None = None,  # Where to look; by default the project's
@@ -490,14 +499,14 @@ def drop(
             removed += [f"{path}: {key}" for key in sorted(gone & {*held})]
     return removed
 
-# %% ../nbs/evidence/40_records.ipynb #016a4979
+# %% ../nbs/evidence/40_records.ipynb #95bd9f11
 def _wanted(exp: Experiment, where: dict) -> dict:
     "Canonical texts of the values that are asked for, by parameter."
     exp.refuse_unknown(where)
     many = {k: [*v] if isinstance(v, list | tuple | range | set | frozenset) else [v] for k, v in where.items()}
     return {k: {_text(_checked(exp, k, v)) for v in values} for k, values in many.items()}
 
-# %% ../nbs/evidence/40_records.ipynb #4566299f
+# %% ../nbs/evidence/40_records.ipynb #40a70088
 def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | None, where: dict) -> list:
     "The records asked for, in order, each with the texts of its parameters and its profile."
     wanted, found = _wanted(exp, where), []
@@ -509,7 +518,7 @@ def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | N
             found += [(r, texts, size)] if size and profile in (None, size) else []
     return sorted(found, key=lambda f: _order(f[0]))
 
-# %% ../nbs/evidence/40_records.ipynb #258053ed
+# %% ../nbs/evidence/40_records.ipynb #ad8fbfc0
 def _column(values: list, counts: list) -> pd.Series:
     "Each value as often as its record has rows."
     kinds = {type(v) for v in values}
@@ -517,7 +526,7 @@ def _column(values: list, counts: list) -> pd.Series:
     column = pd.Series(values, dtype=object if mixed else None)
     return column.repeat(counts).reset_index(drop=True)
 
-# %% ../nbs/evidence/40_records.ipynb #f581f2bd
+# %% ../nbs/evidence/40_records.ipynb #df4025c7
 def _own_rows(records: list, exp: Experiment) -> pd.DataFrame:
     "The rows of records of whatever columns, one below the other."
     pieces = []
@@ -534,7 +543,7 @@ def _own_rows(records: list, exp: Experiment) -> pd.DataFrame:
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pd.concat([piece.to_pandas() for piece in pieces], ignore_index=True)
 
-# %% ../nbs/evidence/40_records.ipynb #bed3a829
+# %% ../nbs/evidence/40_records.ipynb #fc2043c8
 _shown = [
     k
     for k in PROVENANCE
@@ -551,55 +560,39 @@ def _data(records: list, texts: list, about: dict, exp: Experiment) -> pd.DataFr
     right = {k: _column(v, counts) for k, v in right.items()}
     return pd.concat([pd.DataFrame(left), _own_rows(records, exp), pd.DataFrame(right)], axis=1)
 
-# %% ../nbs/evidence/40_records.ipynb #2b36e4d8
-def _word(value) -> str:
-    return value if isinstance(value, str) else _text(canonical(value))
+# %% ../nbs/evidence/40_records.ipynb #4a27ca26
+_Size = Annotated[str, one_of((*PROFILES, "custom"))]
 
 
-def _command(exp: Experiment, profile: str | None, where: dict) -> str:
-    "What to type to make records such as are asked for, with three seeds."
-    many = {k: [*v] if isinstance(v, list | tuple | range | set | frozenset) else [v] for k, v in where.items()}
-    pinned = lambda p: {k for k in many if k in exp.profiles[p] and _word(exp.profiles[p][k]) == _word(many[k][0])}
-    sizes = [p for p in (profile, "cpu", "paper", "smoke") if p in exp.profiles]
-    size = max(sizes, key=lambda p: (p == profile, len(pinned(p))))
-    grid = {k: ",".join(map(_word, v)) for k, v in many.items() if k not in pinned(size)}
-    grid |= dict(seed="0:3") if "seed" in exp.parameters and "seed" not in where else {}
-    axes = [f"-g {k} {shlex.quote(v)}" for k, v in grid.items()]
-    return " ".join(["robustlit sweep", exp.name, f"--profile {size}", *axes])
-
-# %% ../nbs/evidence/40_records.ipynb #0353d1c2
+@checked
 def records(
     which: str | Experiment,  # An experiment or its name
-    profile: str | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
+    profile: _Size | None = None,  # Only runs of this size: 'smoke', 'cpu', 'paper' or 'custom'
     stale: bool = True,  # Whether records count whose code has changed since
-    version: int | None = None,  # By default the experiment's present version
+    version: Count | None = None,  # By default the experiment's present version
     store: Store | None = None,  # Where to look; by default the project's
     **where,  # Only runs with these parameter values; a list means any of them
-) -> pd.DataFrame:  # Parameters, rows, provenance; empty if there are no records
+) -> pd.DataFrame:  # Parameters, rows, provenance; `attrs` has the experiment's name
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = find_experiment(which), store or Store()
-    if profile is not None:
-        check_choice(profile, (*PROFILES, "custom"), "profile")
-    if version is not None:
-        check_int(version, "version", low=1)
-    check_choice(stale, (True, False), "stale")
     chosen = _chosen(exp, store, version, profile, where)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
     chosen, old = ([v for v, o in zip(values, old) if stale or not o] for values in (chosen, old))
-    if chosen:
-        found, texts, sizes = zip(*chosen)
-        data = _data(found, texts, dict(profile=sizes, stale=old), exp)
+    if not chosen:
+        rows = pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
     else:
-        data = pd.DataFrame(columns=[*exp.parameters, "profile", "stale", *_shown])
-    data.attrs.update(experiment=exp.name, command=_command(exp, profile, where))
-    return data
+        found, texts, sizes = zip(*chosen)
+        rows = _data(found, texts, dict(profile=sizes, stale=old), exp)
+    rows.attrs["experiment"] = exp.name
+    return rows
 
-# %% ../nbs/evidence/40_records.ipynb #b10b5012
+# %% ../nbs/evidence/40_records.ipynb #27d6bb6b
+@checked
 def run_table(
     which: str | Experiment,  # An experiment or its name
     store: Store | None = None,  # Where to look; by default the project's
-    profile: str | None = None,  # Only runs of this size
+    profile: _Size | None = None,  # Only runs of this size
     **where,  # Only runs with these parameter values; a list means any of them
 ) -> pd.DataFrame:  # `key`, `profile`, `stale`, `stale_by` (a tuple of names), `checksum`
     "What runs an experiment has records of, and what each is stale by."
@@ -613,12 +606,11 @@ def run_table(
     ]
     return pd.DataFrame(rows, columns=["key", "profile", "stale", "stale_by", "checksum"])
 
-# %% ../nbs/evidence/40_records.ipynb #ba20f254
+# %% ../nbs/evidence/40_records.ipynb #60af2388
+@checked
 def largest(
-    frame: pd.DataFrame,  # As `records` gives it
+    frame: Annotated[pd.DataFrame, with_columns("profile")],  # As `records` gives it
 ) -> pd.DataFrame:  # The rows of one profile
     "Rows of the largest profile that has any: 'paper', else 'cpu', else 'smoke', else what there is."
-    if "profile" not in frame.columns:
-        raise ValueError("`frame` must come from `records`: it has no column `profile`")
     present = [p for p in reversed(PROFILES) if (frame["profile"] == p).any()]
     return frame[frame["profile"] == present[0]].reset_index(drop=True) if present else frame

@@ -52,27 +52,27 @@ def _factory(name: str) -> Callable:
 
 @checked
 def named_model(
-    name: str,  # "module:factory"
+    model: str,  # "module:factory"
     weights: Annotated[str | Path, existing] | None = None,  # File of a state dict, as `torch.save` wrote it
 ) -> nn.Module:  # In eval mode, on the CPU
     "The model that a factory makes, with its weights; `ValueError` for a name, a file or weights that do not fit."
-    made = _factory(name)
+    found = _factory(model)
     try:
-        model = made if isinstance(made, nn.Module) else made()
+        made = found if isinstance(found, nn.Module) else found()
     except TypeError as err:
-        raise ValueError(f"`model`: {name} must be callable without arguments: {err}") from err
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"`model`: {name} must give a torch.nn.Module, got {type(model).__name__}")
+        raise ValueError(f"`model`: {model} must be callable without arguments: {err}") from err
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"`model`: {model} must give a torch.nn.Module, got {type(made).__name__}")
     if weights is not None:
         try:
             state = torch.load(weights, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, EOFError, RuntimeError) as err:
             raise ValueError(f"`weights`: {weights} must be a state dict as torch.save writes it") from err
         try:
-            model.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
+            made.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
         except (RuntimeError, TypeError, AttributeError) as err:
-            raise ValueError(f"`weights`: {weights} does not fit {name}: {err}") from err
-    return model.eval()
+            raise ValueError(f"`weights`: {weights} does not fit {model}: {err}") from err
+    return made.eval()
 
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(

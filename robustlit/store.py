@@ -24,6 +24,7 @@ import time
 import typing
 import warnings
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 import torch
 
 import robustlit
+from .checks import at_least, checked, existing
 from .digest import code_digest, definitions, entry_digests, noting
 from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, find_experiment
 from .experiments import _key, _named, _known, _renamed_to, _text, check_name
@@ -57,7 +59,7 @@ def _column_type(kind: pa.DataType, name: str) -> pa.DataType:
         return pa.list_(_column_type(kind.value_type, name))
     raise TypeError(f"column `{name}` must hold numbers, booleans, strings or lists of those, got {kind}")
 
-
+# %% ../nbs/evidence/30_store.ipynb #26a2ffab
 def _to_arrow(frame: pd.DataFrame) -> pa.Table:
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
@@ -115,12 +117,13 @@ def _checksum(about: dict, rows: dict) -> str:
 class Record:
     "The rows of one finished run, with everything that says how they were made."
 
+    @checked
     def __init__(
         self,
         table: pa.Table,  # Holds the rows
         about: dict,  # Provenance: experiment, version, key, parameters, seed, commit, ...
-        start: int = 0,  # Where in the table its rows start
-        stop: int | None = None,  # Where they end; by default with the table
+        start: Annotated[int, at_least(0)] = 0,  # Where in the table its rows start
+        stop: Annotated[int, at_least(0)] | None = None,  # Where they end; by default with the table
     ):
         self._source, self.about, self._start = table, about, start
         self._stop = len(table) if stop is None else stop
@@ -162,6 +165,7 @@ class Record:
         return pa.table({**{c: self.rows[c] for c in self.rows.column_names}, **extra})
 
 # %% ../nbs/evidence/30_store.ipynb #59c50c75
+@checked
 def run_record(
     which: str | Experiment,  # An experiment or its name
     bound: dict,  # All of its parameters, canonical, as `Experiment.bind` gives them
@@ -315,8 +319,9 @@ def _parts_of(path: str | Path, many: bool = True) -> list:
     return parts
 
 
+@checked
 def read_records(
-    path: str | Path,  # A record's file or a packed table
+    path: Annotated[str | Path, existing],  # A record's file or a packed table
 ) -> list:  # Of `Record`
     "All records in a file, verified; `DamagedRecord` says what is wrong with it, `NewerRecord` that it cannot be known."
     parts = _parts_of(path)
@@ -425,6 +430,7 @@ def _shipped() -> Path:
 class Store:
     "Where records lie: `runs`, a file a run, and `results`, a table an experiment."
 
+    @checked
     def __init__(
         self,
         runs: str | Path = "",  # Folder of fresh records; by default `ROBUSTLIT_RUNS` or the project's `runs`
@@ -480,7 +486,7 @@ def _attempt(path: Path) -> int:
     parts = path.name.split(".")
     return 1 if len(parts) == 2 else int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else 0
 
-
+# %% ../nbs/evidence/30_store.ipynb #67a0a4bc
 def _file(store: Store, record: Record, force: bool) -> Record:
     key, now = record.about["key"], _renamed_to(record.id)
     name = check_name(now.name if now else record.about["experiment"])
@@ -506,7 +512,7 @@ def _stamps(folder: Path, key: str) -> dict:
                     found[e.name] = e.stat().st_size, e.stat().st_mtime_ns
     return found
 
-
+# %% ../nbs/evidence/30_store.ipynb #a46a403d
 _seen = {}  # folder -> name of file -> ((size, time of change), part)
 
 
@@ -591,7 +597,7 @@ def _misplaced(part: _Part, place: str, exp: Experiment | None) -> Exception | N
     whose = f"the record {record.about['key']} is one of {record.about['experiment']}, not of {place}"
     return ForeignRecord(f"{part.path} holds a foreign record: {whose}")
 
-
+# %% ../nbs/evidence/30_store.ipynb #46db96ad
 def _set_aside(part: _Part, problem: Exception):
     if not part.attempt:
         return warnings.warn(f"{problem}; these rows are passed over", stacklevel=4)

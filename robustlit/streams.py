@@ -255,6 +255,20 @@ def _markdown(frame):
     rows = [f"| **{n}** | " + " | ".join(map(show, r)) + " |" for n, r in zip(frame.index, frame.to_numpy())]
     return "\n".join([head, *rows])
 
+# %% ../nbs/learning/20_streams.ipynb #dbcdd02a
+def _task_names(names, n: int) -> list:
+    found = [f"task {k}" for k in range(1, n + 1)] if names is None else list(map(str, names))
+    if len(found) != n or len(set(found)) != n:
+        raise ValueError(f"`names` must have {n} different entries, one a task, got {found}")
+    return found
+
+
+def _forward_transfer(R, untrained) -> float:
+    ahead = R.diagonal(1)
+    if untrained is None or np.isnan(ahead).any() or np.isnan(untrained[1:]).any():
+        raise ValueError("`fwt` needs `untrained` accuracies and each task tested before it is learned")
+    return float((ahead - untrained[1:]).mean()) if len(R) > 1 else 0.0
+
 # %% ../nbs/learning/20_streams.ipynb #283144f5
 class AccuracyMatrix:
     "Accuracy (percent) on every task after every task: `R[after, on]`; NaN where a later task was not tested yet."
@@ -267,9 +281,7 @@ class AccuracyMatrix:
         untrained: Sequence | np.ndarray | None = None,  # Accuracy of the untrained network on each task, for `fwt`
     ):
         self.R = _square(R)
-        self.names = [f"task {k}" for k in range(1, len(self) + 1)] if names is None else list(map(str, names))
-        if len(self.names) != len(self) or len(set(self.names)) != len(self):
-            raise ValueError(f"`names` must have {len(self)} different entries, one a task, got {self.names}")
+        self.names = _task_names(names, len(self))
         self.untrained = None if untrained is None else _percent(untrained, "untrained", (len(self),))
 
     def __len__(self) -> int:
@@ -288,10 +300,7 @@ class AccuracyMatrix:
     @property
     def fwt(self) -> float:
         "Forward transfer: what earlier tasks did for the next, in points over the untrained network."
-        ahead = self.R.diagonal(1)
-        if self.untrained is None or np.isnan(ahead).any() or np.isnan(self.untrained[1:]).any():
-            raise ValueError("`fwt` needs `untrained` accuracies and each task tested before it is learned")
-        return float((ahead - self.untrained[1:]).mean()) if len(self) > 1 else 0.0
+        return _forward_transfer(self.R, self.untrained)
 
     @property
     def forgetting(self) -> float:

@@ -26,9 +26,9 @@ from .attacks import attack_images
 from robustlit.checks import (
     Count,
     Images,
+    NotNegative,
     Seed,
     Share,
-    at_least,
     between,
     check_choice,
     check_images,
@@ -214,15 +214,12 @@ def fault_suite(
     return [model_stressor("faults", f"bits of {w}", p, "rate", flip(w, p)) for w in places for p in rates]
 
 # %% ../nbs/robustness/50_stressors.ipynb #21bdbeba
-_NotNegative = Annotated[float, at_least(0)]
-
-
 @checked
 def noise_blur_suite(
     model: nn.Module,  # Any
     x: Images,  # Any images
-    sigmas: tuple[_NotNegative, ...] = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
-    variances: tuple[_NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
+    sigmas: tuple[NotNegative, ...] = (0.5, 1.0, 1.5, 2.0, 2.5),  # Of the blur, in pixels
+    variances: tuple[NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
 ) -> list:  # Of `Stressor`
     "Gaussian blur and Gaussian noise."
     blurred = lambda model, x, y, seed, s: logits_of(model, blur(x, s).clamp(0, 1))

@@ -25,6 +25,7 @@ import signal
 import sys
 import threading
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import joblib
@@ -35,7 +36,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 import robustlit
-from .checks import check_int, nearest
+from .checks import Count, check_int, checked, nearest
 from .data import load
 from .execution import Job, execute, read_notebook, tagged
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
@@ -43,6 +44,7 @@ from .records import known_experiments, pack, run_table
 from .sources import KNOWN, available, data_dirs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
+@checked
 def parse_value(
     text: str,  # As typed
 ):  # A number, boolean, None, string, or list of those
@@ -58,6 +60,7 @@ def parse_value(
         raise ValueError(f"`{text}` is not a value: {e}") from e
 
 
+@checked
 def parse_grid(
     text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4
 ) -> list:  # The values in order
@@ -89,6 +92,7 @@ def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to t
     return found
 
 # %% ../nbs/evidence/90_sweeps.ipynb #0fe6bc79
+@checked
 def find_notebook(
     which: str,  # A path, or a name such as 'forgetting' or 'metaplasticity/forgetting'
 ) -> Path:  # An absolute path
@@ -161,6 +165,7 @@ def _defaults_of(path: Path) -> dict:
     return pairs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
+@checked
 def open_notebook(
     which: str,  # A path or a name
 ) -> ExperimentNotebook:
@@ -173,7 +178,7 @@ def open_notebook(
     elif str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     function = getattr(importlib.import_module(module), name, None)
-    if not hasattr(function, "experiment"):
+    if not isinstance(function, Experiment):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
     return ExperimentNotebook(path, function, defaults)
 
@@ -187,10 +192,11 @@ class Run:
     label: str  # What is particular about it, for people
 
 
+@checked
 def plan(
     notebook: ExperimentNotebook,  # What is to be run
-    given: dict | None = None,  # Parameter to its value, for all runs
-    grid: dict | None = None,  # Parameter to its values: all combinations are run
+    given: Mapping | None = None,  # Parameter to its value, for all runs
+    grid: Mapping | None = None,  # Parameter to its values: all combinations are run
     profile: str | None = None,  # Where the others come from; by default the notebook's choice
 ) -> list:  # Of `Run`, no key twice
     "The runs that a grid asks for; refuses unknown parameters and values that no record could hold."
@@ -265,13 +271,13 @@ def _terminable():
             signal.signal(signal.SIGTERM, before)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #887af1ec
+@checked
 def execute_all(
-    jobs: list,  # Of `Job`
-    n_jobs: int = 1,  # How many at a time
+    jobs: list[Job],  # Of `Job`
+    n_jobs: Count = 1,  # How many at a time
     scheduler: str | None = None,  # Address of a Dask scheduler; by default worker processes on this machine
 ):  # Yields what `execute` returns
     "Execute jobs in worker processes, in no particular order."
-    check_int(n_jobs, "n_jobs", low=1)
     with _terminable(), _engine(scheduler) as parent:
         workers = max(n_jobs, 2)  # joblib would run a single one in this very process
         pool = joblib.Parallel(workers, return_as="generator_unordered", pre_dispatch=n_jobs, batch_size=1)
@@ -508,6 +514,7 @@ COMMANDS = dict(
 )
 
 
+@checked
 def carry_out(
     args: argparse.Namespace,  # What was typed, as `robustlit.command` reads it
 ) -> int:  # The exit code

@@ -160,7 +160,7 @@ class Recorder(Callback):
     def load_state_dict(self, state: dict):
         self.rows = list(state["rows"])
 
-
+# %% ../nbs/learning/30_training.ipynb #b1b75e73
 class Progress(Callback):
     "A progress bar over the epochs, with what a `Recorder` beside it has last seen."
 

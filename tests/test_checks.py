@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, Optional, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustlit import checks, corruptions, evaluation, faults, streams, training
+from robustlit import checks
 from robustlit.checks import (
     Count,
     CPUGenerator,
@@ -42,8 +41,6 @@ from robustlit.checks import (
     not_empty,
     one_of,
 )
-from robustlit.data import as_images, load
-from robustlit.sleep import conversion
 
 X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
 
@@ -308,158 +305,3 @@ def test_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
     with pytest.raises(AttributeError, match="has no attribute 'Image'"):
         checks.Image  # noqa: B018
-
-
-# Every public function refuses every bad value of every argument, by name
-
-
-def net():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-
-
-DIGITS = load("digits").subset(60, 20)
-PARTS = (DIGITS.x_train, DIGITS.y_train, DIGITS.x_test, DIGITS.y_test)
-NET = net()
-OPT = torch.optim.SGD(NET.parameters(), 0.1)
-STAGES = conversion.chain(NET, X)
-RNG = torch.Generator().manual_seed(0)
-TRACE = pd.DataFrame(dict(step=[0, 1, 2], learning=[1, 2, 2], on=[1, 1, 2], accuracy=[90.0, 50.0, 80.0]))
-ROWS = pd.DataFrame(dict(after=[1], on=[1], accuracy=[90.0]))
-TASK = streams.permuted(DIGITS, 1)[0]
-LEARNER = training.Learner(NET, OPT)
-LOGITS, ANSWERS = torch.eye(4), torch.arange(4)
-
-
-def entered(manager):
-    "A context manager, entered and left."
-
-    def call(**arguments):
-        with manager(**arguments):
-            pass
-
-    return call
-
-
-def animals():
-    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-    return importlib.import_module("dataclasses").replace(DIGITS, classes=names)
-
-
-CALLS = {
-    corruptions.blur: dict(x=X, sigma=1.0, border="mirror", radius=2, vertical_only=True),
-    corruptions.corrupt: dict(
-        x=X, name="fog", severity=2, calibration="mnist_c", generator=RNG, index=[0, 1, 2, 3], compat="truncate"
-    ),
-    corruptions.noise: dict(x=X, variance=0.1, generator=RNG, index=range(4)),
-    corruptions.severities: dict(name="fog", calibration="mnist_c"),
-    corruptions.corruption_table: dict(calibration="mnist_c"),
-    faults.bit_fields: dict(dtype=torch.float16),
-    faults.flip_bits: dict(x=X, rate=0.1, bits=["sign", 3], generator=RNG),
-    faults.looks_binary: dict(module=NET),
-    faults.sites: dict(model=NET, binary=["1"]),
-    faults.faulty: dict(model=NET, rate=0.1, where="weights", layers="1", bits=3, generator=RNG, binary=None),
-    faults.fault_curve: dict(
-        model=NET,
-        x=X,
-        y=Y,
-        rates=[0.1],
-        where="weights",
-        layers="all",
-        draws=1,
-        bits=None,
-        generator=RNG,
-        binary=None,
-        batch_size=2,
-    ),
-    streams.Task: dict(zip(("name", "x_train", "y_train", "x_test", "y_test"), ("a", *PARTS)))
-    | dict(permutation=torch.arange(64), classes=(0, 1)),
-    streams.Task.train_batches: dict(self=TASK, batch_size=10, generator=RNG),
-    streams.Task.test_batches: dict(self=TASK, batch_size=10),
-    streams.permuted: dict(data=DIGITS, n_tasks=1, seed=3, first_identity=True),
-    streams.rotated: dict(data=DIGITS, angles=[0, 90.0]),
-    streams.pair: dict(first=DIGITS, second=DIGITS),
-    streams.split: dict(data=DIGITS, groups=[["0", 1], [2]], relabel=True),
-    streams.class_pairs: dict(data=DIGITS, per_task=5, generator=RNG),
-    streams.permute: dict(x=X, permutation=torch.arange(X[0, 0].numel())),
-    streams.vehicles_and_animals: dict(data=animals(), compat=True),
-    streams.subsets: dict(data=DIGITS, n=2, seed=0),
-    streams.AccuracyMatrix: dict(R=[[90, 10], [50, 90]], names=["a", "b"], untrained=[10, math.nan]),
-    streams.AccuracyMatrix.from_frame: dict(df=ROWS, after="after", on="on", value="accuracy"),
-    streams.switch_drops: dict(trace=TRACE),
-    streams.stability_gap: dict(trace=TRACE),
-    training.set_seed: dict(seed=1),
-    training.pick_device: dict(name="cpu"),
-    training.Learner: dict(model=NET, opt=OPT, callbacks=[training.Recorder()], loss_func=nn.functional.cross_entropy),
-    training.Learner.notify: dict(self=LEARNER, moment="after_step"),
-    training.Learner.fit: dict(self=LEARNER, epochs=1, batches=TASK.test_batches()),
-    evaluation.eval_mode: dict(model=NET),
-    evaluation.evaluate: dict(model=NET, batches=TASK.test_batches()),
-    evaluation.accuracy: dict(model=NET, x=DIGITS.x_test, y=DIGITS.y_test, batch_size=10),
-    evaluation.correct: dict(logits=LOGITS, y=ANSWERS),
-    evaluation.accuracy_of: dict(logits=LOGITS, y=ANSWERS),
-    evaluation.calibration_error: dict(confidence=np.full(4, 0.5), correct=np.ones(4), bins=3),
-    evaluation.measures: dict(logits=LOGITS, y=ANSWERS),
-    evaluation.answers: dict(logits=LOGITS, y=ANSWERS),
-    evaluation.look_like_probabilities: dict(z=LOGITS),
-    evaluation.check_model: dict(model=NET, x=as_images(DIGITS.x_test[:9]), y=DIGITS.y_test[:9]),
-    evaluation.logits_of: dict(model=NET, x=DIGITS.x_test, batch_size=10),
-    training.Recorder: dict(valid=None),
-    training.Progress: dict(label="train"),
-    training.save_atomically: dict(state=dict(a=1), path="made.pt"),
-    training.set_random_state: dict(state=training.random_state()),
-    training.Checkpoint: dict(path="made.pt", every=2),
-    conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
-    conversion.Stage: dict(name="1", layer=NET[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
-    conversion.forward_rectified: dict(stages=STAGES, x=X),
-    conversion.chain: dict(model=NET, x=X),
-    conversion.without_dropout: dict(model=NET, kinds=("always",)),
-    conversion.largest: dict(model=NET, stages=STAGES, x=X, batch_size=2),
-    conversion.drive_factors: dict(s=[1.0, 2.0], scale=1.0, previous="largest"),
-}
-MANAGERS = (faults.faulty, evaluation.eval_mode, conversion.without_dropout)
-MODULES = (corruptions, evaluation, faults, streams, training, conversion)
-FREE = {"self", "cls"}
-
-
-def label(fn):
-    return f"{fn.__module__.rpartition('.')[2]}.{fn.__qualname__}"
-
-
-def given():
-    "Each argument of each function, with its bad values."
-    for fn in CALLS:
-        for name, values in bad_values(fn).items():
-            if values:
-                yield pytest.param(fn, name, values, id=f"{label(fn)}-{name}")
-
-
-@pytest.mark.parametrize("fn", CALLS, ids=label)
-def test_a_valid_call_is_taken(fn, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (entered(fn) if fn in MANAGERS else fn)(**CALLS[fn])
-    parameters = inspect.signature(fn).parameters
-    assert set(CALLS[fn]) == {k for k, p in parameters.items() if p.kind is not p.VAR_KEYWORD}
-    defaults = {k: p.default for k, p in parameters.items() if p.default is not p.empty}
-    check_values(
-        fn, {k: v for k, v in defaults.items() if k != "before" and k != "after" or fn is not conversion.Stage}
-    )
-    assert all(values for name, values in bad_values(fn).items() if name not in FREE), "an argument that takes anything"
-
-
-@pytest.mark.parametrize("fn, name, values", list(given()))
-def test_bad_values_are_refused_by_name(fn, name, values, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for value in values:
-        with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
-            fn(**CALLS[fn] | {name: value})
-    assert not list(Path.cwd().iterdir()), "something was written before the refusal"
-
-
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__.removeprefix("robustlit."))
-def test_every_public_function_is_in_the_table(module):
-    public = [getattr(module, name) for name in module.__all__]
-    functions = [f for f in public if inspect.isfunction(f) or inspect.isclass(f)]
-    errors = {f for f in functions if inspect.isclass(f) and issubclass(f, Exception)}
-    own = {f for f in functions if f.__module__ == module.__name__} - errors - {faults.Faults}  # what `faulty` gives
-    assert not [f.__name__ for f in own - set(CALLS) if inspect.signature(f).parameters]

@@ -11,7 +11,7 @@ import scipy.stats
 from robustlit import claims
 from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
 from robustlit.records import Store, experiment, recorded
-from robustlit.statistics import bootstrap_interval, differences, holm, paired_difference, t_interval
+from robustlit.statistics import bootstrap_interval, differences, holm, paired_difference, t_interval, worded
 from robustlit.sweeps import parse_grid
 
 PARTS = dict(
@@ -357,61 +357,66 @@ def test_bad_numbers_are_refused(call, error, words):
         call()
 
 
-def measured(seeds=(0, 1, 2), gain=5.0):
-    rows = [
-        dict(network=n, stressor=s, strength=e, seed=k, accuracy=50 + k**2 + (n == "sleep") * (gain * e + 0.1 * k))
-        for n in ("sleep", "authors")
-        for s in ("fgsm", "blur")
-        for e in (0.0, 1.0)
-        for k in seeds
-    ]
-    return pd.DataFrame(rows)
+# --- differences and verdicts of a notebook
 
 
-def test_differences_are_the_paired_ones_corrected_for_all_rows():
-    found = measured()
-    table = differences(found, [("sleep", "authors")])
-    assert list(table.columns) == "pair stressor strength mean low high p holm stars n".split()
-    assert len(table) == 4 and set(table.n) == {3} and set(table.pair) == {"sleep - authors"}
-    by = found[(found.stressor == "blur") & (found.strength == 1)].pivot(
-        index="seed", columns="network", values="accuracy"
-    )
-    row = table[(table.stressor == "blur") & (table.strength == 1)].iloc[0]
-    alone = paired_difference(by["sleep"], by["authors"])
-    assert [row["mean"], row.low, row.high, row.p] == pytest.approx([alone.mean, alone.low, alone.high, alone.p])
-    assert table.holm.tolist() == pytest.approx(list(holm(table.p)))
-    assert [len(s) for s in table.stars] == [sum(p < e for e in (0.05, 0.01, 0.001)) for p in table.holm]
-    assert {*table.stars} == {"", "***"}
+def pairs_of(a, b):
+    parts = [pd.DataFrame(dict(network=n, strength=s, seed=range(len(v)), accuracy=v)) for n, s, v in (*a, *b)]
+    return pd.concat(parts, ignore_index=True)
 
 
-def test_differences_leave_out_seeds_of_one_side_only_and_keep_failures():
-    found = measured()
-    found = found[(found.network == "sleep") | (found.seed != 2)]
-    assert set(differences(found, [("sleep", "authors")]).n) == {2}
-    lone = differences(found, [("sleep", "nobody")])
-    assert set(lone.n) == {0} and lone["mean"].isna().all() and set(lone.stars) == {""}
-    failed = measured()
-    failed.loc[0, "accuracy"] = np.nan
-    assert differences(failed, [("sleep", "authors")]).loc[0, ["mean", "holm"]].isna().all()
-    assert len(differences(measured()[:0], [("sleep", "authors")])) == 0
-    (one,) = differences(measured(), [("sleep", "authors")], over=[]).to_dict("records")
-    assert one["mean"] == pytest.approx(2.6) and one["n"] == 3
-    with pytest.raises(ValueError, match="`found` must have a column 'net'"):
-        differences(measured(), [("sleep", "authors")], on="net")
+def test_differences_are_scipys_paired_t_with_holm_over_the_table():
+    up, same, plain = [91.0, 92.5, 90.2], [80.0, 81.9, 79.9], [80.1, 81.0, 80.0]
+    df = pairs_of([("a", 0.0, same), ("a", 0.5, up)], [("b", 0.5, plain), ("b", 0.0, plain)])
+    table = differences(df.sample(frac=1, random_state=0), [("a", "b")]).set_index("strength")
+    for strength, values in ((0.0, same), (0.5, up)):
+        want = scipy.stats.ttest_rel(values, plain)
+        got = table.loc[strength]
+        assert (got.p, got["mean"]) == pytest.approx((want.pvalue, np.subtract(values, plain).mean()))
+        assert (got.low, got.high) == pytest.approx(tuple(want.confidence_interval(0.95)))
+    assert table.p_holm[0.5] == pytest.approx(2 * table.p[0.5]) and (table.n == 3).all()
+    assert table.effect.to_dict() == {0.0: "not told apart", 0.5: "better"}
+    assert worded(table)[0.5].endswith(" *") and not worded(table)[0.0].endswith("*")
 
 
-def test_verdicts_show_claims_in_full():
-    written = dict(condition_cpu="at least 80 %", amended="the bound, before the second seed")
-    first = claim("P-1", **PARTS | written)(better)
-    second = claim("P-2", **PARTS | dict(paper="other"))(better)
-    told = verdicts("P-2", "toy/P-1", source=shelf(rows(profile="cpu")))
-    assert [v.claim for v in told] == [second, first]
-    text = told._repr_markdown_()
-    for words in (first.statement, "holds if: at least 80 %", "rests on: profile cpu", "amended: the bound, before"):
-        assert words in text, text
-    assert second.condition in text and "not measured" in text and text.count("amended") == 1
-    with pytest.raises(ValueError, match="`id` is unknown: 'P-9'"):
-        verdicts("P-9")
-    claim("P-1", **PARTS | dict(paper="other"))(better)
-    with pytest.raises(ValueError, match="say other/P-1 or toy/P-1"):
-        verdicts("P-1")
+def test_one_seed_is_not_told_apart_and_an_empty_table_keeps_its_columns():
+    df = pairs_of([("a", 0.0, [9.0])], [("b", 0.0, [1.0])])
+    one = differences(df, [("a", "b")])
+    assert one.effect[0] == "not told apart" and np.isnan(one.p_holm[0]) and one["mean"][0] == 8
+    assert [*differences(df[:0], [("a", "b")])] == [*one]
+
+
+def test_differences_do_not_mix_profiles_and_refuse_what_cannot_be_paired():
+    df = pairs_of([("a", 0.0, [9.0, 8.0])], [("b", 0.0, [1.0, 2.0])])
+    both = pd.concat([df.assign(profile="cpu"), df.assign(profile="paper", accuracy=5.0)])
+    assert differences(both, [("a", "b")])["mean"].tolist() == [7.0, 0.0]
+    with pytest.raises(ValueError, match="same seeds; only one side has"):
+        differences(df.drop(index=0), [("a", "b")])
+    with pytest.raises(ValueError, match="must have 'b' wherever it has 'a'"):
+        differences(pairs_of([("a", 0.5, [1.0])], [("b", 0.0, [1.0])]), [("a", "b")])
+    with pytest.raises(ValueError, match="`pairs` must name values of 'network'"):
+        differences(df, [("a", "c")])
+
+
+def test_verdicts_say_the_condition_that_was_judged_and_what_they_rest_on():
+    asked(condition_cpu="a gap of 5")
+    text = verdicts("T-1", source=shelf(rows(30.0, profile="cpu"))).data
+    for part in (
+        "More is better",
+        "0: 10, 1: 90",
+        "31.0 ± 1.0 % (n = 3)",
+        "a gap of 5",
+        "holds at cpu scale",
+        "AMD EPYC",
+    ):
+        assert part in text
+    assert "at 1 every seed" in verdicts("toy T-1", source=shelf(rows())).data
+    with pytest.raises(ValueError, match="ids"):
+        verdicts("T-99", source=shelf(rows()))
+
+
+def test_an_id_of_two_papers_is_asked_back():
+    asked(), asked(paper="second")
+    with pytest.raises(ValueError, match="say second T-1, toy T-1"):
+        verdicts("T-1", source=shelf(rows()))
+    assert "holds" in verdicts("second T-1", source=shelf(rows())).data

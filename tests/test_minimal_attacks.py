@@ -31,6 +31,10 @@ CHEAP = dict(
     jsma=dict(),
     carlini_wagner=dict(steps=60, searches=4, lr=0.05, c=0.1),
     boundary=dict(queries=300),
+    ddn=dict(steps=40),
+    fmn=dict(steps=40),
+    fab=dict(steps=10),
+    fab_t=dict(steps=5),
 )
 
 

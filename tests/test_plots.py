@@ -18,13 +18,14 @@ from robustlit import plots
 from robustlit.plots import (
     COLOURS,
     MARKERS,
+    about_records,
     caption,
-    captioned,
     curve_with_spread,
     heat_table,
     house_style,
     image_grid,
     live_picture,
+    needs_records,
     ordered_colours,
     save_figure,
     show,
@@ -155,7 +156,7 @@ def test_curves_refuse_bad_requests(rows):
 def test_images_keep_one_grey_scale():
     x = torch.stack([torch.full((1, 4, 4), 0.25), torch.full((1, 4, 4), 0.5)])
     fig = image_grid(x, ["a", "b"], cols=1)
-    assert len(fig.axes) == 2 and [ax.get_title() for ax in fig.axes] == ["a", "b"]
+    assert len(fig.axes) == 2 and [ax.get_title("left") for ax in fig.axes] == ["a", "b"]
     assert {ax.images[0].get_clim() for ax in fig.axes} == {(0, 1)}
     assert [float(np.mean(ax.images[0].get_array())) for ax in fig.axes] == [0.25, 0.5]
 
@@ -283,53 +284,45 @@ def test_the_style_needs_no_notebook():
     assert plt.rcParams["savefig.facecolor"] == "white"
 
 
-def stressed(**columns):
-    points = itertools.product(("sleep", "authors"), ("fgsm", "pgd"), (0.0, 0.1, 0.2), range(3))
+# --- the figure of an experiment
+
+
+def recorded_rows(profile="cpu"):
+    points = itertools.product(("sleep", "control"), ("blur", "noise"), (0.0, 0.5), range(3))
     df = pd.DataFrame(points, columns=["network", "stressor", "strength", "seed"])
-    df["accuracy"] = 90 - 200 * df.strength - 5 * (df.network == "authors") - df.seed
-    return df.assign(profile="cpu", hardware="cpu, 2 cores, AMD EPYC", stale=False, **columns)
-
-
-def test_show_draws_means_in_panels_and_prints_what_they_rest_on(capsys):
-    fig = show(stressed(), panels="stressor", lines="network")
-    assert [ax.get_title("left") for ax in fig.axes] == ["fgsm", "pgd"]
-    assert [line.get_ydata().tolist() for line in fig.axes[0].lines] == [
-        pytest.approx([89, 69, 49]),
-        pytest.approx([84, 64, 44]),
-    ]
-    assert all(ax.get_ylim() == (0, 101) for ax in fig.axes)
-    assert fig.axes[0].get_ylabel() == "accuracy (%)" and fig.axes[1].get_xlabel() == "strength"
-    (legend,) = fig.legends
-    assert [t.get_text() for t in legend.get_texts()] == ["sleep", "authors"]
-    assert legend.get_title().get_text() == "network, mean ± 1 SD"
-    assert capsys.readouterr().out == "profile cpu, n = 3 seeds, 2-core AMD EPYC CPU\n"
-    assert fig.get_figwidth() < 5.5 and not plt.get_fignums()
-
-
-def test_show_puts_words_side_by_side_without_lines_between_them():
-    (ax,) = show(stressed().query("strength == 0.1"), x="stressor", lines="network").axes
-    points = [line for line in ax.lines if line.get_marker() in MARKERS]
-    assert [line.get_linestyle() for line in points] == ["None", "None"]
-    assert points[0].get_xdata().tolist() == [-0.125, 0.875] and points[1].get_xdata().tolist() == [0.125, 1.125]
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["fgsm", "pgd"]
-
-
-def test_rows_without_a_number_are_not_drawn_and_other_measures_keep_their_axis():
-    df = stressed(loss=2.0)
-    df.loc[df.stressor == "pgd", "strength"] = np.nan
-    fig = show(df, y="loss", panels="stressor")
-    assert [ax.get_title("left") for ax in fig.axes] == ["fgsm"]
-    assert fig.axes[0].get_ylim()[1] < 3 and fig.axes[0].get_ylabel() == "loss, mean ± 1 SD"
-
-
-def test_without_records_it_is_said_what_makes_them(capsys):
-    empty = stressed()[:0]
-    empty.attrs.update(experiment="sleep/strong_attacks", command="robustlit sweep sleep/strong_attacks -g seed 0:3")
-    expected = (
-        "No records of sleep/strong_attacks yet; this makes them: robustlit sweep sleep/strong_attacks -g seed 0:3\n"
+    df["accuracy"] = 90 - 40 * df.strength + df.seed + (df.network == "sleep")
+    return df.assign(
+        unit=df.stressor.map(dict(blur="pixels", noise="variance")), profile=profile, hardware="GPU", stale=False
     )
-    for draw in (lambda: show(empty, panels="stressor"), lambda: captioned(empty, lambda df: 1 / 0)):
-        assert draw() is None and capsys.readouterr().out == expected
-    assert captioned(stressed(), len, per="network") == 36
-    with pytest.raises(ValueError, match="`column` is unknown: 'net'"):
-        show(stressed(), lines="net")
+
+
+def test_show_has_a_panel_a_value_one_legend_and_says_what_it_rests_on():
+    fig = show(recorded_rows(), panels="stressor", lines="network")
+    blur, noise = fig.axes
+    assert [ax.get_title("left") for ax in fig.axes] == ["blur", "noise"] and blur.get_ylim() == (0, 101)
+    assert (blur.get_xlabel(), noise.get_xlabel()) == ("strength (pixels)", "strength (variance)")
+    assert not blur.get_legend() and [t.get_text() for t in fig.legends[0].texts] == ["sleep", "control"]
+    assert [*blur.lines[0].get_ydata()] == [92, 72]
+    assert fig.get_supxlabel() == "mean ± 1 SD; profile cpu, n = 3 seeds, GPU"
+
+
+def test_show_draws_the_largest_profile_alone():
+    paper = recorded_rows("paper").assign(accuracy=50.0)
+    fig = show(pd.concat([recorded_rows(), paper]), panels="stressor", lines="network")
+    assert [*fig.axes[0].lines[0].get_ydata()] == [50, 50] and "profile paper, n = 3" in fig.get_supxlabel()
+
+
+def test_without_records_one_sentence_says_how_to_make_them(capsys):
+    empty = pd.DataFrame(columns=["network", "profile"])
+    empty.attrs["experiment"] = "sleep/strong_attacks"
+    assert show(empty, lines="network") is None
+    assert needs_records(lambda df: df.stressor)(empty) is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [about_records(empty)] * 2
+    assert lines[0].startswith("No records of sleep/strong_attacks yet: `robustlit sweep sleep/strong_attacks")
+    assert about_records(recorded_rows(), ["network"]) == caption(recorded_rows(), ["network"])
+
+
+def test_show_refuses_a_column_that_is_not_there():
+    with pytest.raises(ValueError, match="netwrok"):
+        show(recorded_rows(), lines="netwrok")

@@ -6,6 +6,7 @@ import itertools
 import math
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -566,7 +567,7 @@ def test_a_network_of_your_own_sleeps_in_five_lines(digits, make):
     assert list(table.layer) == [n for n, m in net.named_modules() if not list(m.children())]
     assert (table.spikes > 0).all() and (table.changed > 0).all() and "300 steps" in repr(night)
     assert ax.get_xlabel() == "time asleep (ms)" and len(ax.get_lines()) >= 2
-    raster.__globals__["plt"].close(ax.figure)
+    plt.close(ax.figure)
 
 
 def test_forward_rectified_is_the_network(digits):
@@ -750,8 +751,8 @@ BAD = {
     "NaN image": (lambda x: dict(x=x.float() / 255 * math.nan), ValueError, "must be finite"),
     "integers": (lambda x: dict(x=x.long()), TypeError, "floats in"),
     "numpy": (lambda x: dict(x=x.numpy()), TypeError, "torch.Tensor"),
-    "three axes": (lambda x: dict(x=x[:, 0]), ValueError, "images"),
-    "no images": (lambda x: dict(x=x[:0]), ValueError, "images"),
+    "three axes": (lambda x: dict(x=x[:, 0]), ValueError, "must have shape"),
+    "no images": (lambda x: dict(x=x[:0]), ValueError, "at least one image"),
     "thresholds": (lambda x: dict(thresholds=(1.0, 1.0, 1.0)), ValueError, "each of the 2 layers, got 3"),
     "zero threshold": (lambda x: dict(thresholds=(0.0, 1.0)), ValueError, "thresholds"),
     "NaN threshold": (lambda x: dict(thresholds=(math.nan, 1.0)), ValueError, "thresholds"),
@@ -991,7 +992,7 @@ def test_a_network_in_double_precision_sleeps(digits):
 
 
 def test_no_float_images(digits):
-    with pytest.raises(ValueError, match="images"):
+    with pytest.raises(ValueError, match="at least one image"):
         sleep(small(), digits.x_train[:0].float(), A, **QUICK)
 
 

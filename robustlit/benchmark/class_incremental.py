@@ -12,7 +12,7 @@ from functools import partial
 
 import pandas as pd
 
-from ..checks import check_int
+from ..checks import Count, Counts, NotNegative, Seed
 from ..data import load
 from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
@@ -35,16 +35,15 @@ def _with_batch_norm(model, shots: list, bn: str, on: int):
     cpu=dict(data="mnist", hidden=[1200, 1200], per_task=5000, epochs=2, batch_size=100),
 )
 def class_incremental(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    seed: int = 0,  # Of images, weights and order
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    seed: Seed = 0,  # Of images, weights and order
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    per_task: int = 5000,  # Training images of each pair of classes
-    epochs: int = 2,  # Passes over each task
-    batch_size: int = 100,  # Images a step
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    per_task: Count = 5000,  # Training images of each pair of classes
+    epochs: Count = 2,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
 ) -> pd.DataFrame:  # after, on (task, 0 for all), bn ("own" or "last"), accuracy (percent), n (images)
     "A metaplastic binarized network on the stream of Tadros et al. (2022)."
-    check_int(epochs, "epochs", 1)
     generator = set_seed(seed)
     tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     n_out = max(int(t.y_train.max()) for t in tasks) + 1

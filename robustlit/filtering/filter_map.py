@@ -28,7 +28,7 @@ from torch.fx.experimental.optimization import fuse
 from tqdm.auto import tqdm
 
 from ..attacks import ATTACKS, attack_images, untouched
-from ..checks import Count, Seed, at_least, check_choice, checked, not_empty
+from ..checks import Count, Seed, at_least, check_choice, checked, not_empty, one_of
 from ..data import Dataset, as_images
 from ..evaluation import answers, check_model, eval_mode
 from ..files import write_atomically
@@ -377,65 +377,57 @@ def _adversary(model, x, y, eps, attack, adversary, options, compat, seed, batch
     made = _Adversary(eps, attack, options, seed, step, not units)
     return made if adversary == "adaptive" else replace(made, images=made.craft(model, x, y, batch_size))
 
+# %% ../../nbs/filtering/12_filter_map.ipynb #520e8b5a
+_Scope = Annotated[str, one_of(("local", "global"))]
+_Engine = Annotated[str, one_of(("auto", "plain"))]
+_Kind = Annotated[str, one_of(("adaptive", "static"))]
+_Attack = Annotated[str, one_of(ATTACKS)]
+
+
+def _same_device(x: Tensor, chosen: dict):
+    where = next(iter(chosen.values())).weight.device
+    if x.device != where:
+        raise ValueError(f"`data` must be on the device of `model`, {where}, got {x.device}")
+
 # %% ../../nbs/filtering/12_filter_map.ipynb #b1c73237
 @checked
 def filter_map(
     model: nn.Module,  # Images in [0, 1] to logits
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     layers: str | Iterable[str] | None = None,  # Names as in `named_modules`; all with weights if None
-    scope: str = "local",  # "local": one layer at a time; "global": all of them together
+    scope: _Scope = "local",  # "local": one layer at a time; "global": all of them together
     filters: Annotated[Collection, not_empty] = PAPER,  # Of `FILTERS` and `CONTROLS`
     thresholds: Annotated[int, at_least(2)] = 25,  # A of the paper
     eps: Annotated[float, at_least(0)] = 0.0,  # Of the attack, in pixel units; clean images alone if 0
-    adversary: str = "adaptive",  # "adaptive": attacks every filtered network; "static": the unfiltered one, once
-    attack: str = "fgsm",  # Of `ATTACKS`
+    adversary: _Kind = "adaptive",  # "adaptive": attacks every filtered network; "static": the unfiltered one, once
+    attack: _Attack = "fgsm",  # Of `ATTACKS`
     options: dict | None = None,  # Of the attack
     images: Count | None = None,  # How many, equally many of each class; all if None
     seed: Seed = 0,  # Of random starts and of random masks
-    engine: str = "auto",  # "auto": the fast way where it is exact; "plain": the plain loop
+    engine: _Engine = "auto",  # "auto": the fast way where it is exact; "plain": the plain loop
     chunk: Count = 8,  # Masks in one pass
     batch_size: Count = 128,  # Images in one pass
     compat: Collection[Slip] = (),  # What to do as the released code does, of `COMPAT`
     keep: str | Path | None = None,  # A folder for finished layers, to go on with after an interruption
 ) -> (
     pd.DataFrame
-):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, scope, engine, ...
+):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, engine, ...
     "Accuracy under every filter of every layer, clean and attacked; the network stays as it was."
-    for value, known, name in ((scope, ("local", "global"), "scope"), (engine, ("auto", "plain"), "engine")):
-        check_choice(value, known, name)
-    check_choice(adversary, ("adaptive", "static"), "adversary"), check_choice(attack, ATTACKS, "attack")
     x, y = stratified_images(data, images)
     chosen = filterable_layers(model, layers)
-    where = next(iter(chosen.values())).weight.device
-    if x.device != where:
-        raise ValueError(f"`data` must be on the device of `model`, {where}, got {x.device}")
+    _same_device(x, chosen)
     classes, bn_mode = check_model(model, x, y).shape[1], "batch" if "batch_statistics" in compat else "eval"
-    about = dict(
-        layer="", scope=scope, attack=attack, adv_mode=adversary, bn_mode=bn_mode, classes=classes, engine="plain"
-    )
+    about = dict(layer="", scope=scope, attack=attack, adv_mode=adversary, bn_mode=bn_mode, classes=classes)
+    about |= dict(engine="plain")
     scopes = [chosen] if scope == "global" else [{k: m} for k, m in chosen.items()]
-    rows = []
     with _mode(model, bn_mode, seed):
         foe = _adversary(model, x, y, eps, attack, adversary, options or {}, compat, seed, batch_size)
         begun = _plain(model, {}, {}, x, y, foe, batch_size)
-        rows += _rows(None, [None if z is None else answers(z, y) for z in begun], eps, about)
+        rows = _rows(None, [None if z is None else answers(z, y) for z in begun], eps, about)
         graph_of = _tracer(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else None
         active = active_weights(model, x, list(chosen)) if bn_mode == "eval" else None
-        same = (
-            model,
-            ("x", x),
-            ("y", y),
-            about,
-            eps,
-            options,
-            list(filters),
-            thresholds,
-            seed,
-            engine,
-            chunk,
-            batch_size,
-            compat,
-        )
+        same = (model, ("x", x), ("y", y), about, eps, options, list(filters), thresholds, seed)
+        same += (engine, chunk, batch_size, compat)
         prefix = None if keep is None else _digest(*same)
         for part in tqdm(scopes, desc="filter map", leave=False):
             layer = next(iter(part)) if scope == "local" else "all"
@@ -446,9 +438,8 @@ def filter_map(
                 steps = filter_steps(weights, filters, thresholds, active, compat, seed)
                 cut, used = _shortcut(graph_of, layer, model, part, x) if graph_of else (None, "plain")
                 found = _evaluated(cut, used, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
-                each = (
-                    _rows(s, found[s.key][:2], eps, about | dict(layer=layer, engine=found[s.key][2])) for s in steps
-                )
+                mine = about | dict(layer=layer)
+                each = (_rows(s, found[s.key][:2], eps, mine | dict(engine=found[s.key][2])) for s in steps)
                 return [row for some in each for row in some]
 
             rows += _kept(path, one)

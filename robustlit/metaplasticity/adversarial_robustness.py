@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
-from ..checks import check_int
+from ..checks import Count, NotNegative, Seed, checked
 from ..claims import Finding, claim
 from ..data import as_images, load
 from .continual import learned
@@ -35,8 +35,9 @@ PROBES = (
 )
 
 
+@checked
 def situations(
-    n_tasks: int,  # How many the network learned
+    n_tasks: Count,  # How many the network learned
 ) -> list:  # (after, on, bn), days and tasks counted from 1
     "Each day's network on the task it has just learned, and the last one on all tasks."
     today = [(k, k, "own") for k in range(1, n_tasks)]
@@ -63,17 +64,16 @@ def _curve(model, x, y, seed, attack: str, options: dict, eps, share) -> pd.Data
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=10_000),
 )
 def adversarial_robustness(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights, order and the attacks' random numbers
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    width: Count = 1024,  # Units in each of the two hidden layers
+    seed: Seed = 0,  # Of permutations, weights, order and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
-    n_tasks: int = 6,  # The first as it is, the others permuted
-    epochs: int = 25,  # Passes over each task
-    batch_size: int = 100,  # Images a step
-    images: int = 10_000,  # Test images, stratified by class
+    n_tasks: Count = 6,  # The first as it is, the others permuted
+    epochs: Count = 25,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
+    images: Count = 10_000,  # Test images, stratified by class
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, attack_loss, after, on, bn, accuracy (percent), n (images)
     "Accuracy under attack, of every day's network on its own task and of the last one on all (report, fig. 4)."
-    check_int(images, "images", 1)
     phases, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
     part, device = load(data, valid=0).subset(n_test=images), phases.tasks[0].x_test.device
     mixed = torch.randperm(images, generator=torch.Generator().manual_seed(0))

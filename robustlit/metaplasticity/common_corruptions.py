@@ -10,12 +10,13 @@ __all__ = ['REPORTED', 'ORDERS', 'READINGS', 'CHANGED', 'NOISES', 'DROWNED', 'DI
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #2d7c1e74
 from functools import partial
+from typing import Annotated
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, check_int
+from ..checks import Count, Images, NotNegative, Seed, between, checked, one_of
 from ..claims import Finding, claim
 from ..corruptions import GROUPS, corrupt
 from ..data import as_images, load
@@ -30,20 +31,22 @@ REPORTED = GROUPS["noise"] + GROUPS["blur"] + GROUPS["weather"] + GROUPS["digita
 ORDERS = ("permute_first", "corrupt_first")
 READINGS = dict(corrected=(), report=("vertical_blur", "dimming"))
 CHANGED = ("gaussian_blur", "glass_blur", "saturate")  # by the reading `report`
+_Reading = Annotated[str, one_of(READINGS)]
 
 
+@checked
 def seen_by(
-    x: Tensor,  # Images (n, c, h, w) in [0, 1], not permuted
+    x: Images,  # Images (n, c, h, w) in [0, 1], not permuted
     permutation: Tensor | None,  # Of the task
-    name: str,  # One of `REPORTED`
-    severity: int,  # From 1 to 5
-    order: str = "corrupt_first",  # One of `ORDERS`
-    reading: str = "corrected",  # "corrected", or "report": its one-dimensional blurs and its dimming
-    seed: int = 0,  # Of the noise
+    name: Annotated[str, one_of(REPORTED)],  # One of `REPORTED`
+    severity: Annotated[int, between(1, 5)],  # From 1 to 5
+    order: Annotated[str, one_of(ORDERS)] = "corrupt_first",  # One of `ORDERS`
+    reading: _Reading = "corrected",  # "corrected", or "report": its one-dimensional blurs and its dimming
+    seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # What the network is shown
     "A task's test images, corrupted."
-    first = check_choice(order, ORDERS, "order") == "permute_first"
-    compat = READINGS[check_choice(reading, READINGS, "reading")]
+    first = order == "permute_first"
+    compat = READINGS[reading]
     generator = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
     x = permute(x, permutation) if first else x
     x = corrupt(x, name, severity, "report", generator, compat=compat)
@@ -70,6 +73,9 @@ def _tested(phases, x, y, on, seen, about) -> list:
     return rows
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ef968bee
+_Severities = tuple[Annotated[int, between(1, 5)], ...]
+
+
 @experiment(
     version=1,
     id="metaplasticity/corrupted",
@@ -79,21 +85,20 @@ def _tested(phases, x, y, on, seen, about) -> list:
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=10_000),
 )
 def common_corruptions(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights, order and noise
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    width: Count = 1024,  # Units in each of the two hidden layers
+    seed: Seed = 0,  # Of permutations, weights, order and noise
     data: str = "mnist",  # A name that `load` knows
-    n_tasks: int = 6,  # The first as it is, the others permuted
-    epochs: int = 25,  # Passes over each task
-    batch_size: int = 100,  # Images a step
-    images: int = 10_000,  # Test images, stratified by class
-    severities: tuple = (1, 2, 3, 4, 5),  # Of each corruption
+    n_tasks: Count = 6,  # The first as it is, the others permuted
+    epochs: Count = 25,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
+    images: Count = 10_000,  # Test images, stratified by class
+    severities: _Severities = (1, 2, 3, 4, 5),  # Of each corruption
 ) -> pd.DataFrame:  # order, reading, suite, stressor, strength, unit, on, bn, accuracy (percent), n (images)
     """Accuracy on all tasks after the last, under nineteen corruptions (report, fig. 3).
 
     The uncorrupted test images are the rows of stressor "clean", strength 0, order "none".
     """
-    check_int(images, "images", 1)
     phases = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
     device = phases.tasks[0].x_test.device
     part = load(data, valid=0).subset(n_test=images)

@@ -17,7 +17,7 @@ from typing import Annotated
 import torch
 from torch import nn
 
-from ..checks import CPUGenerator, Count, Seed, at_least, check_int, checked, one_of
+from ..checks import CPUGenerator, Count, NotNegative, Seed, at_least, check_int, checked, one_of
 from ..data import Batches, load
 from .layers import GAMMA_INIT, binary_mlp, bn_state, load_bn_state, real_mlp, recalibrated_bn
 from .optimizer import MetaplasticAdam
@@ -32,7 +32,6 @@ from ..zoo import network, timed_training
 STATISTICS = ("running", "recalibrated")
 BATCH_NORMS = ("own", "last")
 _BatchNorm = Annotated[str, one_of(BATCH_NORMS)]
-_NotNegative = Annotated[float, at_least(0)]
 
 
 @checked
@@ -52,9 +51,9 @@ def learn(
     epochs: Annotated[int, at_least(0)],  # Passes over each
     batch_size: Count,  # Images a step
     order: CPUGenerator,  # Of the shuffles
-    meta: _NotNegative = 1.35,  # Metaplasticity, >= 0
-    lr: _NotNegative = 0.005,  # Adam's step size
-    weight_decay: _NotNegative = 1e-7,  # Added to the gradient, times the weight
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0
+    lr: NotNegative = 0.005,  # Adam's step size
+    weight_decay: NotNegative = 1e-7,  # Added to the gradient, times the weight
     callbacks: Callable = lambda task: (),  # Task to what else listens while it is learned
 ) -> Iterator:  # After each task, its `snapshots`
     "Learn tasks in turn."
@@ -114,7 +113,7 @@ def networks_path(
 
 @checked
 def learned(
-    meta: _NotNegative = 1.35,  # Metaplasticity, >= 0
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights and order
     data: str = "mnist",  # A name that `load` knows

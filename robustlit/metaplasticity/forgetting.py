@@ -9,14 +9,17 @@ __all__ = ['PUBLISHED_KEPT', 'EvalModeTrace', 'tested', 'forgetting', 'final_acc
            'costs_plasticity', 'large_is_harmful']
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #6d464141
+from collections.abc import Iterable
+from typing import Annotated
+
 import pandas as pd
 from torch import nn
 
-from ..checks import check_choice, check_int
+from ..checks import Count, NotNegative, Seed, checked, one_of
 from ..claims import Finding, claim
 from ..data import Batches, load
 from .continual import STATISTICS, learn
-from .layers import binary_mlp, real_mlp, using_bn
+from .layers import GAMMA_INIT, binary_mlp, real_mlp, using_bn
 from ..records import experiment
 from ..streams import permuted
 from ..evaluation import evaluate
@@ -26,9 +29,10 @@ from ..training import Callback, pick_device, set_seed
 class EvalModeTrace(Callback):
     "After each epoch, accuracy in eval mode on a slice of the images being learned."
 
+    @checked
     def __init__(
         self,
-        batches,  # Batches of the task being learned
+        batches: Iterable,  # Batches of the task being learned
     ):
         self.batches, self.rows = batches, []
 
@@ -36,6 +40,7 @@ class EvalModeTrace(Callback):
         self.rows.append(dict(epoch=learn.epoch, **evaluate(learn.model, self.batches)))
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #ee805959
+@checked
 def tested(
     model: nn.Module,  # The network as the newest task left it
     tasks: list,  # All tasks up to the newest
@@ -56,6 +61,9 @@ def tested(
     return rows
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #14c230e8
+_Network = Annotated[str, one_of(("binary", "real"))]
+
+
 @experiment(
     version=1,
     smoke=dict(data="digits", n_tasks=3, width=128, epochs=25, batch_size=10),
@@ -63,25 +71,24 @@ def tested(
     paper=dict(data="mnist", n_tasks=5, epochs=(25, 20), batch_size=100),
 )
 def forgetting(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights and order
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    width: Count = 1024,  # Units in each of the two hidden layers
+    seed: Seed = 0,  # Of permutations, weights and order
     data: str = "mnist",  # A name that `load` knows
-    n_tasks: int = 5,  # Permutations learned in turn, all of them permuted
-    epochs: int = 25,  # Passes over each task
-    batch_size: int = 100,  # Images a step
-    lr: float = 0.005,  # Adam's step size
-    weight_decay: float = 1e-7,  # Added to the gradient, times the weight
-    gamma_init: str = "ones",  # Batch norm's gain at the start: "ones" or "uniform01"
-    network: str = "binary",  # "binary" or "real"
+    n_tasks: Count = 5,  # Permutations learned in turn, all of them permuted
+    epochs: Count = 25,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
+    lr: NotNegative = 0.005,  # Adam's step size
+    weight_decay: NotNegative = 1e-7,  # Added to the gradient, times the weight
+    gamma_init: Annotated[str, one_of(GAMMA_INIT)] = "ones",  # Batch norm's gain at the start: "ones" or "uniform01"
+    network: _Network = "binary",  # "binary" or "real"
 ) -> pd.DataFrame:  # split, after, on, epoch, statistics, bn, accuracy (percent), loss (nats), n (images)
     """Learn permuted tasks in turn and test all of them after each (Laborieux et al. 2021, fig. 2; report, fig. 1).
 
     Rows of split "train" are the eval-mode trace on 10,000 images being learned, one an epoch; of split "test" all test
     images, `after` a task `on` a task, both counted from 1.
     """
-    check_int(n_tasks, "n_tasks", 1), check_int(epochs, "epochs", 1)
-    build = dict(binary=binary_mlp, real=real_mlp)[check_choice(network, ("binary", "real"), "network")]
+    build = dict(binary=binary_mlp, real=real_mlp)[network]
     order = set_seed(seed)
     device = pick_device()
     images = load(data, valid=0).to(device)
@@ -102,13 +109,13 @@ def forgetting(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #fff8fcc0
+@checked
 def final_accuracy(
     df: pd.DataFrame,  # Records of `forgetting`
-    statistics: str = "running",  # "running" or "recalibrated"
-    bn: str = "own",  # "own" or "last"
+    statistics: Annotated[str, one_of(STATISTICS)] = "running",  # "running" or "recalibrated"
+    bn: Annotated[str, one_of(("own", "last"))] = "own",  # "own" or "last"
 ) -> pd.DataFrame:  # meta, width, epochs, gamma_init, seed, on, n_tasks, accuracy (percent)
     "Accuracy on every task after the last one, under one reading of batch norm."
-    check_choice(statistics, STATISTICS, "statistics"), check_choice(bn, ("own", "last"), "bn")
     df = df[
         (df["split"] == "test") & (df["statistics"] == statistics) & (df["bn"] == bn) & (df["after"] == df["n_tasks"])
     ]

@@ -11,7 +11,7 @@ __all__ = ['gradient_masking']
 import pandas as pd
 
 from ..masking import audit
-from ..checks import check_int
+from ..checks import Count, NotNegative, Seed, Share
 from ..data import as_images, load
 from .continual import learned
 from ..streams import permute
@@ -26,18 +26,17 @@ from ..records import experiment
     paper=dict(data="mnist", n_tasks=6, epochs=25, batch_size=100, images=200),
 )
 def gradient_masking(
-    meta: float = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
-    width: int = 1024,  # Units in each of the two hidden layers
-    seed: int = 0,  # Of permutations, weights, order and the attacks' random numbers
+    meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
+    width: Count = 1024,  # Units in each of the two hidden layers
+    seed: Seed = 0,  # Of permutations, weights, order and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
-    n_tasks: int = 6,  # The first as it is, the others permuted
-    epochs: int = 25,  # Passes over each task
-    batch_size: int = 100,  # Images a step
-    images: int = 200,  # Test images, stratified by class
-    eps: float = 0.1,  # Radius of the attacks, in pixel units
+    n_tasks: Count = 6,  # The first as it is, the others permuted
+    epochs: Count = 25,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
+    images: Count = 200,  # Test images, stratified by class
+    eps: Share = 0.1,  # Radius of the attacks, in pixel units
 ) -> pd.DataFrame:  # after, on, bn, check, kind, red, finding, n (images)
     "The audit of every day's network on its own task, and of the last day's on the first."
-    check_int(images, "images", 1)
     phases, tables = learned(meta, width, seed, data, n_tasks, epochs, batch_size), []
     part, device = load(data, valid=0).subset(n_test=images), phases.tasks[0].x_test.device
     x, y = as_images(part.x_test).to(device), part.y_test.to(device)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import Count, at_least, check_with, checked, one_of
+from ..checks import Count, NotNegative, at_least, check_with, checked, one_of
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #a60c1f6d
 class _Sign(torch.autograd.Function):
@@ -91,7 +91,6 @@ class _BinaryLinear(torch.autograd.Function):
         return dx, dw, None
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #0eb08966
-_NotNegative = Annotated[float, at_least(0)]
 _Init = Annotated[str, one_of(("uniform", "normal"))]
 
 
@@ -109,7 +108,7 @@ class BinaryLinear(nn.Module):
         in_features: Count,  # Width of the input
         out_features: Count,  # Width of the output
         binarise_input: bool = False,  # Take the `sign` of the input first
-        init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
+        init_width: NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
         init: _Init = "uniform",  # "uniform" or "normal"
     ):
         super().__init__()
@@ -148,7 +147,7 @@ class BinaryConv2d(nn.Module):
         stride: Count = 1,  # Step, in pixels
         padding: Annotated[int, at_least(0)] = 0,  # Zeros around the input, in pixels
         binarise_input: bool = False,  # Take the `sign` of the input first
-        init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
+        init_width: NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2), or N(0, width^2)
         init: _Init = "uniform",  # "uniform" or "normal"
     ):
         super().__init__()
@@ -184,7 +183,7 @@ def binary_mlp(
     hidden: Iterable[Count] = (1024, 1024),  # Units of each hidden layer
     n_classes: _Classes = 10,  # Logits
     gamma_init: _GammaInit = "ones",  # Batch norm's gain starts at 1 ("ones") or uniformly in (0, 1) ("uniform01")
-    init_width: _NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2)
+    init_width: NotNegative = 0.1,  # Hidden weights start in U(-width/2, width/2)
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to logits (n, n_classes)
     "Binarized multilayer perceptron of Laborieux et al. (2021): real-valued pixels in, signs between the layers."
     widths = [inputs, *hidden, n_classes]
@@ -198,7 +197,7 @@ def real_mlp(
     hidden: Iterable[Count] = (1024, 1024),  # Units of each hidden layer
     n_classes: _Classes = 10,  # Logits
     gamma_init: _GammaInit = "ones",  # As in `binary_mlp`
-    init_width: _NotNegative = 0.1,  # As in `binary_mlp`
+    init_width: NotNegative = 0.1,  # As in `binary_mlp`
 ) -> nn.Sequential:  # Images (n, c, h, w) in [0, 1] to logits (n, n_classes)
     "The real-valued network beside `binary_mlp`: same shape and start, ReLU instead of signs."
     widths = [inputs, *hidden, n_classes]
@@ -208,7 +207,7 @@ def real_mlp(
     layers = [m for a in linear for m in (a, _batch_norm(len(a.weight), gamma_init), nn.ReLU())]
     return nn.Sequential(nn.Flatten(), *layers[:-1])
 
-# %% ../../nbs/metaplasticity/10_layers.ipynb #7f40d6fd
+# %% ../../nbs/metaplasticity/10_layers.ipynb #45b46472
 def _pooled(image: int, plan: list, binarise_image: bool, gamma_init: str, bn: dict) -> tuple:
     "The convolutional part of `plan`, and the number of features that leave it."
     layers = []
@@ -234,7 +233,7 @@ def _is_square(shape, name):
 _Square = tuple[Count, Count, Count]
 _Shape = Annotated[_Square, check_with(_is_square, (1, 28, 20))]
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #7f40d6fd
 @checked
 def binary_convnet(
     shape: _Shape = (1, 28, 28),  # Channels, height and width of an image; height equals width

@@ -19,17 +19,16 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from torch import Tensor
 
-from ..checks import at_least, below, check_values, checked
+from ..checks import NotNegative, at_least, below, check_values, checked
 
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #9c40e3b6
-_NotNegative = Annotated[float, at_least(0)]
 _Decay = Annotated[float, at_least(0), below(1)]
 
 
 @checked
 def damping(
     w: Tensor,  # Hidden weights, any shape
-    meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+    meta: NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
 ) -> Tensor:  # Between 0 (frozen) and 1 (free), the shape of `w`
     "What is left of a step towards zero: $1-\\tanh^2(meta\\,|w|)$, Laborieux et al. (2021), eq. 1."
     return 1 - (meta * w).tanh() ** 2
@@ -127,11 +126,11 @@ class MetaplasticAdam(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable,  # Parameters or parameter groups
-        lr: _NotNegative = 0.005,  # Step size, > 0
-        meta: _NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
+        lr: NotNegative = 0.005,  # Step size, > 0
+        meta: NotNegative = 1.35,  # How fast a weight hardens with its size, >= 0
         betas: tuple[_Decay, _Decay] = (0.9, 0.999),  # Decay of the two moments, each in [0, 1)
-        eps: _NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
-        weight_decay: _NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
+        eps: NotNegative = 1e-8,  # Added to the uncorrected root of the second moment
+        weight_decay: NotNegative = 1e-7,  # Added to the gradient as `weight_decay` * w
         fused: bool | None = None,  # One compiled pass on the CPU; None: where it applies
     ):
         super().__init__(params, dict(lr=lr, meta=meta, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused))

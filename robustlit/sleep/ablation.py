@@ -9,13 +9,14 @@ __all__ = ['SWITCHES', 'STEPS', 'STARTS', 'mixed', 'ablation']
 
 # %% ../../nbs/sleep/51_ablation.ipynb #b73c8c7e
 import dataclasses
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
-from ..checks import check_choice, check_int
+from ..checks import Count, Counts, Seed, checked, one_of
 from ..corruptions import noise
 from ..records import experiment
 from ..stressors import in_schema, under
@@ -41,14 +42,16 @@ SWITCHES = dict(
 )
 STEPS = ("report", *SWITCHES, "network")
 STARTS = ("report", "alone", "authors")
+_Start = Annotated[str, one_of(STARTS)]
+_Step = Annotated[str, one_of(STEPS)]
 
 
+@checked
 def mixed(
-    start: str,  # One of `STARTS`
-    switch: str,  # One of `STEPS`; the start itself is "report" or "network"
+    start: _Start,  # One of `STARTS`
+    switch: _Step,  # One of `STEPS`; the start itself is "report" or "network"
 ) -> Rule:
     "A rule between the two readings."
-    check_choice(start, STARTS, "start"), check_choice(switch, STEPS, "switch")
     right = RULES["A"]
     if start == "authors":
         return dataclasses.replace(right, **{f: getattr(REPORT, f) for f in SWITCHES.get(switch, ())})
@@ -85,18 +88,17 @@ def _state(model, x) -> dict:
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=2000),
 )
 def ablation(
-    start: str = "report",  # One of `STARTS`
-    switch: str = "report",  # One of `STEPS`
-    seed: int = 0,  # Of the network, the spikes and the noise
-    steps: int = 27_105,  # Length of the sleep
+    start: _Start = "report",  # One of `STARTS`
+    switch: _Step = "report",  # One of `STEPS`
+    seed: Seed = 0,  # Of the network, the spikes and the noise
+    steps: Count = 27_105,  # Length of the sleep
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    epochs: int = 2,  # Passes over the training images
-    batch_size: int | None = None,  # Images a step of training; the reading's own if None
-    images: int = 2000,  # Test images, stratified by class
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    epochs: Count = 2,  # Passes over the training images
+    batch_size: Count | None = None,  # Images a step of training; the reading's own if None
+    images: Count = 2000,  # Test images, stratified by class
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given (percent), spikes_l, changed_l, dead_l, answer_of_bias (percent), n
     "A sleep between the two readings."
-    check_int(images, "images", 1), check_int(steps, "steps", 1)
     rule = dataclasses.replace(mixed(start, switch), steps=steps)
     whose, network = ("authors", "authors") if start == "authors" or switch == "network" else ("report", "control")
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)

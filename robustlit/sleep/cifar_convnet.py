@@ -9,11 +9,12 @@ __all__ = ['EPS', 'small_convnet', 'learned_convnet', 'cifar_convnet']
 
 # %% ../../nbs/sleep/60_cifar_convnet.ipynb #7e7cb2e2
 import time
+from typing import Annotated
 
 import pandas as pd
 from torch import nn
 
-from ..checks import check_int
+from ..checks import Count, Seed, at_least, checked
 from ..data import as_images, load
 from ..models import load_or_train, network_path
 from ..records import experiment
@@ -23,10 +24,11 @@ from .rule_search import score, search, stressed, tested
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/60_cifar_convnet.ipynb #4cc78c35
+@checked
 def small_convnet(
-    channels: int = 3,  # Of the images
-    side: int = 32,  # Of the images, in pixels
-    n_out: int = 10,  # Classes
+    channels: Count = 3,  # Of the images
+    side: Annotated[int, at_least(4)] = 32,  # Of the images, in pixels
+    n_out: Annotated[int, at_least(2)] = 10,  # Classes
 ) -> nn.Sequential:  # Images (n, channels, side, side) in [0, 1] to logits
     "A network that can sleep."
     first = nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
@@ -34,11 +36,12 @@ def small_convnet(
     return nn.Sequential(*first, *second, nn.Linear(64 * (side // 4) ** 2, 256), nn.ReLU(), nn.Linear(256, n_out))
 
 
+@checked
 def learned_convnet(
-    seed: int = 0,  # Of weights and order
+    seed: Seed = 0,  # Of weights and order
     data: str = "cifar10",  # A name that `load` knows
-    epochs: int = 8,  # Passes over the training images
-    batch_size: int = 100,  # Images a step
+    epochs: Count = 8,  # Passes over the training images
+    batch_size: Count = 100,  # Images a step
 ) -> nn.Module:  # In eval mode
     "The network, trained by descent with step 0.05 and momentum 0.9, from its file if it has been made before."
     parameters, full, generator = dict(locals()), load(data, valid=0.1).to(pick_device()), set_seed(seed)
@@ -59,17 +62,16 @@ EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
     cpu=dict(data="cifar10", epochs=8, batch_size=100, budget=20, steps=1000, valid_images=1000, images=2000),
 )
 def cifar_convnet(
-    seed: int = 0,  # Of the network, the rules and the spikes
+    seed: Seed = 0,  # Of the network, the rules and the spikes
     data: str = "cifar10",  # A name that `load` knows
-    epochs: int = 8,  # Passes over the training images
-    batch_size: int = 100,  # Images a step
-    budget: int = 20,  # Rules that are tried
-    steps: int = 1000,  # Length of each sleep
-    valid_images: int = 1000,  # On which rules are compared
-    images: int = 2000,  # Test images, stratified by class
+    epochs: Count = 8,  # Passes over the training images
+    batch_size: Count = 100,  # Images a step
+    budget: Count = 20,  # Rules that are tried
+    steps: Count = 1000,  # Length of each sleep
+    valid_images: Count = 1000,  # On which rules are compared
+    images: Count = 2000,  # Test images, stratified by class
 ) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on a convolutional network, its rule chosen on validation images."
-    check_int(budget, "budget", 1), check_int(steps, "steps", 1)
     model, device = learned_convnet(seed, data, epochs, batch_size), pick_device()
     full = load(data, valid=0.1).subset(n_test=images).to(device)
     valid = as_images(full.x_valid[:valid_images]), full.y_valid[:valid_images]

@@ -8,12 +8,12 @@ Docs: https://robustlit.github.io/robustlit/sleep/class_incremental.html.md"""
 __all__ = ['METHODS', 'class_incremental', 'brings_back']
 
 # %% ../../nbs/sleep/58_class_incremental.ipynb #4e0b1633
-from typing import cast
+from typing import Annotated, cast
 
 import pandas as pd
 import torch
 
-from ..checks import check_choice, check_int
+from ..checks import Count, Counts, Seed, at_least, one_of
 from ..claims import Finding, claim
 from ..data import load
 from ..records import experiment
@@ -39,40 +39,28 @@ def _tested(model, tasks, after: int, when: str) -> list:
     smoke=dict(
         data="digits", hidden=[100, 100], per_task=200, epochs=20, batch_size=10, steps=500, more_steps=100, side=3
     ),
-    paper=dict(
-        data="mnist",
-        hidden=[1200, 1200],
-        per_task=5000,
-        epochs=2,
-        batch_size=100,
-        steps=15_000,
-        more_steps=5000,
-        side=11,
-    ),
+    paper=dict(data="mnist", hidden=[1200, 1200], per_task=5000, epochs=2, batch_size=100)
+    | dict(steps=15_000, more_steps=5000, side=11),
 )
 def class_incremental(
-    method: str = "sleep",  # One of `METHODS`
-    seed: int = 0,  # Of weights, images, order and spikes
+    method: Annotated[str, one_of(METHODS)] = "sleep",  # One of `METHODS`
+    seed: Seed = 0,  # Of weights, images, order and spikes
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    per_task: int = 5000,  # Training images of each pair of classes
-    epochs: int = 2,  # Passes over each task
-    batch_size: int = 100,  # Images a step
-    rule: str = "MNIST",  # One of `robustlit.sleep.stdp.RULES`
-    steps: int = 15_000,  # Length of the first sleep
-    more_steps: int = 5000,  # By which each further sleep is longer
-    side: int = 11,  # Of the window, in pixels
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    per_task: Count = 5000,  # Training images of each pair of classes
+    epochs: Count = 2,  # Passes over each task
+    batch_size: Count = 100,  # Images a step
+    rule: Annotated[str, one_of(RULES)] = "MNIST",  # One of `robustlit.sleep.stdp.RULES`
+    steps: Count = 15_000,  # Length of the first sleep
+    more_steps: Annotated[int, at_least(0)] = 5000,  # By which each further sleep is longer
+    side: Count = 11,  # Of the window, in pixels
 ) -> pd.DataFrame:  # after, when ("learned" or "slept"), on (task, 0 for all), accuracy (percent), n (images)
     "Class-incremental learning with and without sleep (Tadros et al. 2022)."
-    check_choice(method, METHODS, "method"), check_choice(rule, RULES, "rule")
-    check_int(epochs, "epochs", 1), check_int(side, "side", 1)
     generator = set_seed(seed)
     tasks = class_pairs(load(data, valid=0).to(pick_device()), per_task, generator)
     x, y = (torch.cat([getattr(t, part) for t in tasks]) for part in ("x_train", "y_train"))
-    shape, settings = (
-        cast(dict, READINGS["authors"] | dict(p=0.25)),
-        cast(dict, TRAINING["authors"] | dict(batch_size=batch_size)),
-    )
+    shape = cast(dict, READINGS["authors"] | dict(p=0.25))
+    settings = cast(dict, TRAINING["authors"] | dict(batch_size=batch_size))
     model, rows = reader(x[0].numel(), int(y.max()) + 1, tuple(hidden), **shape).to(x.device), []
     if method == "joint":
         descend(model, x, y, epochs, generator=generator, **settings)

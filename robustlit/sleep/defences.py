@@ -24,9 +24,10 @@ from robustlit.checks import (
     Count,
     Images,
     Labels,
+    NotNegative,
+    Seed,
     Share,
     at_least,
-    check_choice,
     checked,
     not_empty,
     one_of,
@@ -40,13 +41,10 @@ SIGMAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 VARIANCES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 
-_NotNegative = Annotated[float, at_least(0)]
-
-
 @checked
 def authors_blur(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    sigma: _NotNegative,  # Pixels, >= 0
+    sigma: NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape
     "Gaussian blur as in the authors' code."
     return blur(x, sigma, "nearest", math.ceil(2 * sigma)).clamp(0, 1)
@@ -55,7 +53,7 @@ def authors_blur(
 @checked
 def report_blur(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    sigma: _NotNegative,  # Pixels, >= 0
+    sigma: NotNegative,  # Pixels, >= 0
 ) -> Tensor:  # Same shape, of whole grey levels
     "Gaussian blur as in the report's code: of bytes."
     levels = (x * 255).round().byte().cpu().numpy()
@@ -65,7 +63,7 @@ def report_blur(
 @checked
 def wrapped_noise(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
-    variance: _NotNegative,  # Of the noise, in squared grey levels
+    variance: NotNegative,  # Of the noise, in squared grey levels
     generator: CPUGenerator | None = None,  # On the CPU
 ) -> Tensor:  # Same shape, of whole grey levels
     "The report's noise: added to bytes, which wrap around."
@@ -73,14 +71,17 @@ def wrapped_noise(
     return (level.trunc() % 256) / 255
 
 # %% ../../nbs/sleep/15_defences.ipynb #55d9d79c
+_Stress = Annotated[str, one_of(("blur", "report_blur", "noise", "wrapped_noise"))]
+
+
+@checked
 def distortion(
-    x: Tensor,  # Floats in [0, 1] (n, c, h, w)
-    stress: str,  # "blur", "report_blur", "noise" or "wrapped_noise"
-    level: float,  # Sigma in pixels, or variance
-    seed: int = 0,  # Of the noise
+    x: Images,  # Floats in [0, 1] (n, c, h, w)
+    stress: _Stress,  # "blur", "report_blur", "noise" or "wrapped_noise"
+    level: NotNegative,  # Sigma in pixels, or variance
+    seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # Same shape
     "Test images at one level of blur or noise."
-    check_choice(stress, ("blur", "report_blur", "noise", "wrapped_noise"), "stress")
     generator = torch.Generator().manual_seed(seed)
     if stress.endswith("blur"):
         return (report_blur if stress == "report_blur" else authors_blur)(x, level)

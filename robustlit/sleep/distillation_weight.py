@@ -8,9 +8,11 @@ Docs: https://robustlit.github.io/robustlit/sleep/distillation_weight.html.md"""
 __all__ = ['distillation_weight']
 
 # %% ../../nbs/sleep/54_distillation_weight.ipynb #5fab7d35
+from typing import Annotated
+
 import pandas as pd
 
-from ..checks import check_choice, check_number
+from ..checks import Count, Counts, Seed, at_least, one_of
 from ..data import load
 from ..records import experiment
 from .defences import distil
@@ -20,6 +22,9 @@ from ..evaluation import accuracy
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/54_distillation_weight.ipynb #d72d6fb7
+_Network = Annotated[str, one_of(("distilled", "convnet_distilled"))]
+
+
 @experiment(
     version=1,
     id="sleep/tempered",
@@ -27,18 +32,17 @@ from ..training import pick_device, set_seed
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=128),
 )
 def distillation_weight(
-    network: str = "distilled",  # "distilled" or "convnet_distilled"
-    weight: float = 50.0,  # Of the loss, > 0
-    seed: int = 99,  # Of weights and order
+    network: _Network = "distilled",  # "distilled" or "convnet_distilled"
+    weight: Annotated[float, at_least(1e-9)] = 50.0,  # Of the loss, > 0
+    seed: Seed = 99,  # Of weights and order
     data: str = "mnist",  # A name that `load` knows; 28 x 28 pixels for "convnet_distilled"
-    hidden: tuple = (1200, 1200),  # Units of the perceptron's hidden layers
-    epochs: int = 2,  # Passes of teacher and student
-    batch_size: int = 128,  # Images a step
+    hidden: Counts = (1200, 1200),  # Units of the perceptron's hidden layers
+    epochs: Count = 2,  # Passes of teacher and student
+    batch_size: Count = 128,  # Images a step
 ) -> pd.DataFrame:  # who ("teacher" or "student"), accuracy (percent), n (validation images)
     "Teacher and student on validation images."
     build = dict(distilled=perceptron, convnet_distilled=convolutional)
-    build = build[check_choice(network, build, "network")]
-    check_number(weight, "weight", 1e-9)
+    build = build[network]
     x, y = training_part("report", data)
     full = load(data, valid=0).to(pick_device())
     first = len(full.x_train) * 5 // 6

@@ -12,7 +12,7 @@ import copy
 import os
 import time
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 from urllib.error import URLError
 
 import pandas as pd
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.transforms import Normalize
 
-from ..checks import check_choice, check_int
+from ..checks import Count, Counts, Seed, checked, existing, one_of
 from ..data import as_images, load
 from ..records import experiment
 from ..stressors import in_schema
@@ -32,8 +32,12 @@ from .stdp import sleep
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/64_frozen_features.ipynb #246b4489
+_Folder = Annotated[str | Path, existing]
+
+
+@checked
 def sort_by_split(
-    source: str | Path,  # The unpacked archive, with `images`, `images.txt` and `train_test_split.txt`
+    source: _Folder,  # The unpacked archive, with `images`, `images.txt` and `train_test_split.txt`
     target: str | Path,  # Made; must not exist
 ) -> Path:  # `target`
     "CUB-200's official split as class folders; `FileNotFoundError` for a list or picture that is missing, `FileExistsError` for `target`."
@@ -53,11 +57,13 @@ def sort_by_split(
 
 # %% ../../nbs/sleep/64_frozen_features.ipynb #e28614ea
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+_Extractor = Annotated[str, one_of(("cifar10", "digits", *RESNETS))]
 
 
 class Features(nn.Module):
     "What a frozen network says of images, from 0 to 1 on the images it was scaled by."
 
+    @checked
     def __init__(
         self,
         frozen: nn.Module,  # Images (n, c, h, w) in [0, 1] to (n, features), rectified
@@ -74,19 +80,21 @@ class Features(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
+    @checked
     def of(
         self,
         x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
-        batch_size: int = 250,  # Images at a time
+        batch_size: Count = 250,  # Images at a time
     ) -> Tensor:  # (n, features)
         "The features of many images."
         return torch.cat([self(as_floats(part)) for part in x.split(batch_size)])
 
 # %% ../../nbs/sleep/64_frozen_features.ipynb #de3dfae7
+@checked
 def feature_extractor(
-    extractor: str = "cifar10",  # One of `RESNETS`, with ImageNet's weights; or the images that `learned_convnet` learned
+    extractor: _Extractor = "cifar10",  # One of `RESNETS`, with ImageNet's weights; or the images that `learned_convnet` learned
     x: Tensor | None = None,  # Training images, by whose largest feature all are divided; not scaled if None
-    epochs: int = 8,  # Of `learned_convnet`
+    epochs: Count = 8,  # Of `learned_convnet`
 ) -> Features:  # On the device of `x`
     "A frozen network without its last layers; `ConnectionError` where weights cannot be fetched."
     if extractor in RESNETS:
@@ -101,7 +109,6 @@ def feature_extractor(
         model.fc = nn.Identity()
         model = nn.Sequential(Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), model)
     else:
-        check_choice(extractor, ("cifar10", "digits", *RESNETS), "extractor")
         convnet = cast(nn.Sequential, learned_convnet(0, extractor, epochs))
         model = convnet[: 1 + next(k for k, m in enumerate(convnet) if isinstance(m, nn.Flatten))]
     model = Features(model.to("cpu" if x is None else x.device))
@@ -109,10 +116,17 @@ def feature_extractor(
         model.largest = model.of(x).max()
     return model
 
-# %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
+# %% ../../nbs/sleep/64_frozen_features.ipynb #476ad8ae
 EPS = (1 / 255, 2 / 255, 4 / 255)
 
 
+def _published(model, x, steps, seed):
+    "A copy that slept with the vector of Tadros et al. (2022) for features."
+    slept = copy.deepcopy(model)
+    sleep(slept, x, "CIFAR-10 features", torch.Generator().manual_seed(seed), steps=steps)
+    return slept
+
+# %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
 @experiment(
     version=1,
     id="sleep/featured",
@@ -123,20 +137,19 @@ EPS = (1 / 255, 2 / 255, 4 / 255)
 )
 def frozen_features(
     data: str = "tiny_imagenet",  # What `load` knows: a name, or a folder of class folders in a data folder
-    extractor: str = "cifar10",  # As in `frozen_features`
-    seed: int = 0,  # Of the network, the rules and the spikes
-    size: int | None = 32,  # Side of the pictures, in pixels
-    hidden: tuple = (1028, 256),  # Units of the hidden layers
-    epochs: int = 10,  # Passes over the training pictures
-    batch_size: int = 100,  # Pictures a step
-    budget: int = 20,  # Rules that are tried
-    steps: int = 1000,  # Length of each sleep of the search
-    published_steps: int = 15_000,  # Length of the sleep with the published vector
-    valid_images: int = 500,  # On which rules are compared
-    images: int = 1000,  # Test pictures, stratified by class
+    extractor: _Extractor = "cifar10",  # As in `frozen_features`
+    seed: Seed = 0,  # Of the network, the rules and the spikes
+    size: Count | None = 32,  # Side of the pictures, in pixels
+    hidden: Counts = (1028, 256),  # Units of the hidden layers
+    epochs: Count = 10,  # Passes over the training pictures
+    batch_size: Count = 100,  # Pictures a step
+    budget: Count = 20,  # Rules that are tried
+    steps: Count = 1000,  # Length of each sleep of the search
+    published_steps: Count = 15_000,  # Length of the sleep with the published vector
+    valid_images: Count = 500,  # On which rules are compared
+    images: Count = 1000,  # Test pictures, stratified by class
 ) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on frozen features, its rule published or chosen on validation images."
-    check_int(budget, "budget", 1), check_int(images, "images", 1)
     full = load(data, size=size, valid=0.1).subset(n_test=images).to(pick_device())
     features = feature_extractor(extractor, full.x_train)
     x, generator = features.of(full.x_train)[:, :, None, None], set_seed(seed)
@@ -155,10 +168,3 @@ def frozen_features(
         rows = tested(whole(head), as_images(full.x_test), full.y_test, seed, EPS)
         tables.append(rows.assign(part="test", network=name))
     return pd.concat(tables, ignore_index=True)
-
-
-def _published(model, x, steps, seed):
-    "A copy that slept with the vector of Tadros et al. (2022) for features."
-    slept = copy.deepcopy(model)
-    sleep(slept, x, "CIFAR-10 features", torch.Generator().manual_seed(seed), steps=steps)
-    return slept

@@ -11,7 +11,7 @@ __all__ = ['gradient_masking']
 import pandas as pd
 
 from ..masking import audit
-from ..checks import check_int
+from ..checks import Count, Counts, Seed, Share
 from ..records import experiment
 from .networks import View
 from .baselines import test_part
@@ -26,16 +26,15 @@ from ..zoo import load_network, views_of
 )
 def gradient_masking(
     network: str = "sleep",  # A name of the zoo
-    seed: int = 0,  # Of the network and the attacks' random numbers
+    seed: Seed = 0,  # Of the network and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
-    epochs: int = 2,  # Passes over the training images
-    batch_size: int | None = None,  # Images a step; the reading's own if None
-    images: int = 200,  # Test images, stratified by class
-    eps: float = 0.1,  # Radius of the attacks, in pixel units
+    hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
+    epochs: Count = 2,  # Passes over the training images
+    batch_size: Count | None = None,  # Images a step; the reading's own if None
+    images: Count = 200,  # Test images, stratified by class
+    eps: Share = 0.1,  # Radius of the attacks, in pixel units
 ) -> pd.DataFrame:  # view, first (whether it is the one quoted), check, kind, red, finding, n (images)
     "The audit of a network in each of its views."
-    check_int(images, "images", 1)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     part, tables = test_part(data, images), []
     views = list(dict.fromkeys(view for view, _ in views_of(network, "sleep")))

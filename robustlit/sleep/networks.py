@@ -16,7 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import CPUGenerator, Count, at_least, between, check_choice, check_with, checked, one_of
+from robustlit.checks import (
+    CPUGenerator,
+    Count,
+    NotNegative,
+    at_least,
+    between,
+    check_choice,
+    check_with,
+    checked,
+    one_of,
+)
 from ..data import as_images
 from ..digest import Table
 from ..training import Learner, Progress
@@ -144,9 +154,6 @@ class Pairs:
             yield as_floats(self.x[ids]), self.y[ids]
 
 
-_NotNegative = Annotated[float, at_least(0)]
-
-
 @checked
 def descend(
     model: nn.Module,  # Trained in place
@@ -154,8 +161,8 @@ def descend(
     y: Tensor,  # Labels (n,) or targets (n, classes)
     epochs: Annotated[int, at_least(0)] = 2,  # Passes
     loss: _Loss = "cross_entropy",  # One of `LOSSES`, or a function of outputs and targets
-    lr: _NotNegative = 0.1,  # Step size
-    momentum: _NotNegative = 0.5,  # Of the steps
+    lr: NotNegative = 0.1,  # Step size
+    momentum: NotNegative = 0.5,  # Of the steps
     batch_size: Count = 100,  # Images a step
     generator: CPUGenerator | None = None,  # Of the order
     callbacks: Iterable = (),  # What else listens

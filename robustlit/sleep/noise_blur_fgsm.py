@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
-from ..checks import check_int
+from ..checks import Count, Counts, Seed, checked
 from ..claims import Finding, claim
 from ..records import experiment
 from .defences import distortion
@@ -68,17 +68,16 @@ def _attacked(model, network, x, y, seed) -> list:
 )
 def noise_blur_fgsm(
     network: str = "sleep",  # A name of the zoo
-    seed: int = 0,  # Of the network and of the noise
+    seed: Seed = 0,  # Of the network and of the noise
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
-    epochs: int = 2,  # Passes over the training images
-    batch_size: int | None = None,  # Images a step; the reading's own if None
-    images: int = 10_000,  # Test images, stratified by class
+    hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
+    epochs: Count = 2,  # Passes over the training images
+    batch_size: Count | None = None,  # Images a step; the reading's own if None
+    images: Count = 10_000,  # Test images, stratified by class
 ) -> (
     pd.DataFrame
 ):  # suite, stressor, strength, unit, view, attack_loss, accuracy (percent), most_given (percent), n (images)
     "Accuracy under blur, noise and FGSM, of one network of the comparison (report, figs. 1 and 2)."
-    check_int(images, "images", 1)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     (x, y), rows, about = test_part(data, images), [], dict(view="logits", attack_loss="")
     for stress, levels in LEVELS.items():
@@ -88,6 +87,7 @@ def noise_blur_fgsm(
     return pd.DataFrame(rows + _attacked(model, network, x, y, seed))
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #0e69d43a
+@checked
 def gain(
     df: pd.DataFrame,  # Records of one profile
     network: str,  # Who
@@ -114,6 +114,7 @@ def gain(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bd2e678d
+@checked
 def lowest_view(
     df: pd.DataFrame,  # Records
 ) -> pd.DataFrame:  # network, seed, strength, stressor ("fgsm"), view ("lowest"), attack_loss ("any"), accuracy

@@ -9,11 +9,11 @@ __all__ = ['SIGMAS', 'VARIANCES', 'EPS', 'VALID_SIGMAS', 'patches']
 
 # %% ../../nbs/sleep/62_patches.ipynb #3be3c70f
 import time
-from typing import cast
+from typing import Annotated, cast
 
 import pandas as pd
 
-from ..checks import check_int
+from ..checks import Count, Counts, Seed, between
 from ..data import as_images, patch_dataset
 from ..records import experiment
 from ..stressors import in_schema
@@ -26,6 +26,9 @@ SIGMAS, VARIANCES, EPS = (0.0, 0.5, 1.0, 1.5, 2.0), (0.0, 0.1, 0.3, 0.5, 0.7, 0.
 VALID_SIGMAS = (0.0, 0.7, 1.2, 1.7)
 
 
+_Shared = Annotated[int, between(0, 24)]
+
+
 @experiment(
     version=1,
     id="sleep/patched",
@@ -34,16 +37,15 @@ VALID_SIGMAS = (0.0, 0.7, 1.2, 1.7)
     paper=dict(epochs=20, budget=100, steps=2000),
 )
 def patches(
-    shared: int = 20,  # Pixels bright in all four patterns, 0 to 24; 25 less these are bright in one only
-    seed: int = 0,  # Of the patterns, the network, the rules and the noise
-    hidden: tuple = (100, 100),  # Units of the hidden layers
-    epochs: int = 20,  # Passes over 400 clean images
-    budget: int = 100,  # Rules that are tried
-    steps: int = 2000,  # Length of each sleep
-    copies: int = 250,  # Of each pattern, in the validation images and in the test images
+    shared: _Shared = 20,  # Pixels bright in all four patterns, 0 to 24; 25 less these are bright in one only
+    seed: Seed = 0,  # Of the patterns, the network, the rules and the noise
+    hidden: Counts = (100, 100),  # Units of the hidden layers
+    epochs: Count = 20,  # Passes over 400 clean images
+    budget: Count = 100,  # Rules that are tried
+    steps: Count = 2000,  # Length of each sleep
+    copies: Count = 250,  # Of each pattern, in the validation images and in the test images
 ) -> pd.DataFrame:  # part ("search" or "test"), network, suite, stressor, strength, unit, accuracy (percent), n, red (checks of the audit), trial, score, search_s and the rule's parameters
     "Sleep on four patterns of 25 bright pixels, its rule chosen on noisy and blurred copies."
-    check_int(budget, "budget", 1), check_int(copies, "copies", 1), check_int(shared, "shared", 0, 24)
     full, generator = patch_dataset(shared, own=25 - shared, seed=seed), set_seed(seed)
     full = full.to(pick_device())
     model = reader(100, 4, tuple(hidden), **READINGS["authors"]).to(full.x_train.device)

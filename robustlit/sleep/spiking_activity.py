@@ -8,10 +8,12 @@ Docs: https://robustlit.github.io/robustlit/sleep/spiking_activity.html.md"""
 __all__ = ['STRETCHES', 'by_stretch', 'spiking_activity', 'little_spiking', 'runs_away']
 
 # %% ../../nbs/sleep/52_spiking_activity.ipynb #5f7069fd
+from typing import Annotated
+
 import numpy as np
 import pandas as pd
 
-from ..checks import check_choice, check_int, check_number
+from ..checks import Count, Counts, Seed, at_least, checked, one_of
 from ..claims import Finding, claim
 from ..data import load
 from ..records import experiment
@@ -25,6 +27,7 @@ from ..zoo import load_network
 STRETCHES = 20
 
 
+@checked
 def by_stretch(
     night: Night,  # From `sleep`
 ) -> pd.DataFrame:  # layer (from 1), stretch (from 1), spikes, rate (spikes a neuron and step, percent)
@@ -37,6 +40,9 @@ def by_stretch(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/sleep/52_spiking_activity.ipynb #45d80241
+_RuleName = Annotated[str, one_of(("A", "B", "report"))]
+
+
 @experiment(
     version=1,
     id="sleep/fired",
@@ -44,22 +50,20 @@ def by_stretch(
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
 def spiking_activity(
-    rule: str = "A",  # "A", "B" (on the authors' network) or "report" (on its own)
-    factor: float = 1.0,  # By which all thresholds are multiplied, > 0
-    reset: str = "zero",  # One of `RESETS`
-    seed: int = 0,  # Of the network and the spikes
-    steps: int = 27_105,  # Length of the sleep
+    rule: _RuleName = "A",  # "A", "B" (on the authors' network) or "report" (on its own)
+    factor: Annotated[float, at_least(1e-9)] = 1.0,  # By which all thresholds are multiplied, > 0
+    reset: Annotated[str, one_of(RESETS)] = "zero",  # One of `RESETS`
+    seed: Seed = 0,  # Of the network and the spikes
+    steps: Count = 27_105,  # Length of the sleep
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    epochs: int = 2,  # Passes over the training images
-    batch_size: int | None = None,  # Images a step of training; the reading's own if None
-    images: int = 10_000,  # Test images, stratified by class
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    epochs: Count = 2,  # Passes over the training images
+    batch_size: Count | None = None,  # Images a step of training; the reading's own if None
+    images: Count = 10_000,  # Test images, stratified by class
 ) -> (
     pd.DataFrame
 ):  # layer, stretch, spikes, rate (percent), changed, change (percent), accuracy, awake (percent), n (images)
     "Spikes by layer and time, what became of the weights, and of the accuracy."
-    check_choice(rule, ("A", "B", "report"), "rule"), check_choice(reset, RESETS, "reset")
-    check_number(factor, "factor", 1e-9), check_int(steps, "steps", 1), check_int(images, "images", 1)
     whose, network = ("report", "control") if rule == "report" else ("authors", "authors")
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     part = load(data, valid=0).subset(n_test=images)

@@ -12,6 +12,7 @@ __all__ = ['RESETS', 'NORMALISE', 'BIASES', 'REPORT', 'RULES', 'CHUNK', 'gate', 
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -21,15 +22,29 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 from tqdm.auto import tqdm
 
-from ..checks import check_choice, check_images, check_int, check_number
+from robustlit.checks import (
+    CPUGenerator,
+    Count,
+    Images,
+    NotNegative,
+    Pixels,
+    Share,
+    at_least,
+    check_images,
+    check_int,
+    check_values,
+    checked,
+    one_of,
+)
 from ..digest import Table
 from .conversion import Stage, chain, drive_factors, forward_rectified, largest, zeros_around
 from .networks import as_floats
 
 # %% ../../nbs/sleep/14_stdp.ipynb #7991aa0d
+@checked
 def gate(
     w: Tensor,  # Weights
-    width: float = 0.001,  # Of the transition
+    width: Annotated[float, at_least(1e-12)] = 0.001,  # Of the transition
 ) -> Tensor:  # 0 to 2
     "g(w), by which sleep multiplies a change of weight."
     return 2 * torch.sigmoid(-w / width)
@@ -38,52 +53,39 @@ def gate(
 RESETS = ("zero", "subtract", "none")
 NORMALISE = ("data", "weights", "none")
 BIASES = ("keep", "random")
-_RANGES = (("rate", 0, None), ("increase", 0, None), ("decrease", 0, None), ("scale", 1e-12, None), ("dt", 1e-12, None))
-_RANGES += (("per_spike", 0, None), ("leak", 0, 1), ("gate_width", 1e-12, None))
-
-
-def _check_rule(rule):
-    for name, low, high in _RANGES:
-        check_number(getattr(rule, name), name, low, high)
-    for name, choices in dict(
-        normalise=NORMALISE, reset=RESETS, biases=BIASES, previous=("applied", "largest")
-    ).items():
-        check_choice(getattr(rule, name), choices, name)
-    check_int(rule.steps, "steps", 0), check_int(rule.steps_per_image, "steps_per_image", 1)
-    if not isinstance(rule.thresholds, tuple | list):
-        raise TypeError(f"`thresholds` must be a tuple, one value a layer, got {rule.thresholds!r}")
-    for theta in rule.thresholds:
-        check_number(theta, "thresholds", 1e-12)
-    if rule.rest_after is not None:
-        check_int(rule.rest_after, "rest_after", 1)
+_Positive = Annotated[float, at_least(1e-12)]
+_Images = Images | Pixels
+_Normalise = Annotated[str, one_of(NORMALISE)]
 
 # %% ../../nbs/sleep/14_stdp.ipynb #2cd58777
+@checked
 @dataclass(frozen=True)
 class Rule:
     "All that a sleep depends on; the defaults are the authors' vector A. Every field is a switch of its own."
 
-    rate: float = 39.037119  # Highest firing rate of a pixel, Hz (nominal)
-    increase: float = 0.063997  # Of a weight whose input fired with its neuron, times g
-    decrease: float = 0.069220  # Of a weight whose input was silent when its neuron fired, times g
-    thresholds: tuple = (36.186585, 23.362736, 36.384713)  # One a layer, > 0
-    scale: float = 2.193698  # Of the drive ("data") or of the weights ("weights")
-    steps: int = 27105  # Length of the sleep
-    dt: float = 0.001  # Length of a step, s
-    per_spike: float = 2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); a Poisson rate would have 1
-    steps_per_image: int = 1  # How long each image is shown
-    leak: float = 0.999  # What a membrane keeps of its charge in a step, 0 to 1
+    rate: NotNegative = 39.037119  # Highest firing rate of a pixel, Hz (nominal)
+    increase: NotNegative = 0.063997  # Of a weight whose input fired with its neuron, times g
+    decrease: NotNegative = 0.069220  # Of a weight whose input was silent when its neuron fired, times g
+    thresholds: tuple[_Positive, ...] = (36.186585, 23.362736, 36.384713)  # One a layer, > 0
+    scale: _Positive = 2.193698  # Of the drive ("data") or of the weights ("weights")
+    steps: Annotated[int, at_least(0)] = 27105  # Length of the sleep
+    dt: _Positive = 0.001  # Length of a step, s
+    per_spike: NotNegative = 2.0  # P(spike) = min(1, per_spike * dt * rate * pixel); a Poisson rate would have 1
+    steps_per_image: Count = 1  # How long each image is shown
+    leak: Share = 0.999  # What a membrane keeps of its charge in a step, 0 to 1
     gated: bool = True  # Whether changes are multiplied by g
-    gate_width: float = 0.001  # Of g, in units of weight
-    normalise: str = "data"  # "data": drive times alpha_l; "weights": the weights times `scale` while asleep; "none"
-    previous: str = "applied"  # As in `drive_factors`
-    reset: str = "zero"  # After a spike: to "zero", "subtract" the threshold, or "none"
+    gate_width: _Positive = 0.001  # Of g, in units of weight
+    normalise: _Normalise = (
+        "data"  # "data": drive times alpha_l; "weights": the weights times `scale` while asleep; "none"
+    )
+    previous: Annotated[str, one_of(("applied", "largest"))] = "applied"  # As in `drive_factors`
+    reset: Annotated[str, one_of(RESETS)] = "zero"  # After a spike: to "zero", "subtract" the threshold, or "none"
     strict: bool = False  # Whether a neuron fires above its threshold only, and not at it
-    rest_after: int | None = None  # Steps after which all membranes are set to zero; never if None
+    rest_after: Count | None = None  # Steps after which all membranes are set to zero; never if None
     shrink: bool = False  # Whether the weights are divided by `scale` once more on waking (the report's slip)
-    biases: str = "keep"  # On waking: "keep", or new "random" ones (the report's slip); asleep there are none
-
-    def __post_init__(self):
-        _check_rule(self)
+    biases: Annotated[str, one_of(BIASES)] = (
+        "keep"  # On waking: "keep", or new "random" ones (the report's slip); asleep there are none
+    )
 
 # %% ../../nbs/sleep/14_stdp.ipynb #e3dc39dd
 REPORT = Rule(
@@ -120,9 +122,10 @@ RULES = Table(
 )
 
 # %% ../../nbs/sleep/14_stdp.ipynb #18f95357
+@checked
 def image_dream(
-    x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
-    steps_per_image: int = 1,  # How long each is shown
+    x: _Images,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    steps_per_image: Count = 1,  # How long each is shown
 ) -> Callable:  # (first, last, generator) to brightnesses (last - first, c, h, w)
     "One image after the other, from the first again after the last."
 
@@ -133,9 +136,10 @@ def image_dream(
     return frames
 
 # %% ../../nbs/sleep/14_stdp.ipynb #cde74637
+@checked
 def masked_mean_dream(
-    x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]; of all tasks so far
-    side: int = 11,  # Of the window, in pixels
+    x: _Images,  # Images (n, c, h, w), uint8 or floats in [0, 1]; of all tasks so far
+    side: Count = 11,  # Of the window, in pixels
 ) -> Callable:  # (first, last, generator) to brightnesses (last - first, c, h, w)
     "The mean image seen through a window that jumps at every step, uniformly among all places inside the image (Tadros et al. 2022)."
     mean = torch.stack([as_floats(part).double().sum(0) for part in x.split(1000)]).sum(0) / len(x)
@@ -152,6 +156,7 @@ def masked_mean_dream(
     return frames
 
 # %% ../../nbs/sleep/14_stdp.ipynb #1e27c75d
+@checked
 def spike_chance(
     x: Tensor,  # Brightness, 0 to 1
     rule: Rule,  # Whose rate, step and factor count
@@ -305,11 +310,12 @@ def _events(spikes: Tensor, n_in: int) -> tuple:
 class EventEngine:
     "Spikes through linear layers: a step costs its spikes and one look at every membrane; on the CPU, in double precision."
 
+    @checked
     def __init__(
         self,
-        stages: list,  # From `chain`, all linear, nothing between them
+        stages: list[Stage],  # From `chain`, all linear, nothing between them
         rule: Rule,  # How
-        alpha: tuple,  # A factor a layer
+        alpha: tuple[float, ...],  # A factor a layer
         x: Tensor | None = None,  # Not needed; as `TensorEngine`
     ):
         self.state, self.rule = tuple(_arrays(s) for s in stages), rule
@@ -378,11 +384,12 @@ def _tick(stage: Stage, rule: Rule, alpha: float, theta: float, w: Tensor, v: Te
 class TensorEngine:
     "Spikes through linear and convolutional layers, on any device."
 
+    @checked
     def __init__(
         self,
-        stages: list,  # From `chain`
+        stages: list[Stage],  # From `chain`
         rule: Rule,  # How
-        alpha: tuple,  # A factor a layer
+        alpha: tuple[float, ...],  # A factor a layer
         x: Tensor,  # One image, for the layers' shapes
         dtype: torch.dtype = torch.float64,  # Of weights and membranes
     ):
@@ -456,10 +463,11 @@ class Night:
         return f"Night({len(self.spikes)} steps; {text})"
 
 # %% ../../nbs/sleep/14_stdp.ipynb #1c19f00c
+@checked
 def raster(
     night: Night,  # With steps that were watched
     ax=None,  # Where to draw; a new figure if None
-    units: int = 100,  # Neurons drawn of each layer, those that fire most often
+    units: Count = 100,  # Neurons drawn of each layer, those that fire most often
 ):  # The axes
     "Who fired when, in the first steps of a night."
     import matplotlib.pyplot as plt
@@ -480,14 +488,8 @@ def raster(
 
 # %% ../../nbs/sleep/14_stdp.ipynb #77622ef4
 def _prepare(model: nn.Module, x: Tensor, rule: Rule) -> list:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module, got {type(model).__name__}")
-    if not isinstance(x, Tensor):
-        raise TypeError(f"`x` must be a torch.Tensor, got {type(x).__name__}")
-    if x.ndim != 4 or not len(x):
-        raise ValueError(f"`x` must be images (n, c, h, w), got shape {tuple(x.shape)}")
-    if x.dtype != torch.uint8:
-        check_images(x)
+    if not len(x):
+        raise ValueError("`x` must hold at least one image")
     first = next(model.parameters(), torch.zeros(0))
     if x.device != first.device:
         raise ValueError(f"`x` must be on the network's device, {first.device}, got {x.device}")
@@ -572,25 +574,30 @@ def _watched(seen: list, layer: int, part: int) -> np.ndarray:
     return np.concatenate([w[layer][part] for w in seen if len(w[layer][part])] or [np.zeros((0, 0))])
 
 # %% ../../nbs/sleep/14_stdp.ipynb #bc16efb4
+_Steps = Annotated[int, at_least(0)]
+_Rule = Rule | Annotated[str, one_of(RULES)]
+_Engine = Annotated[str, one_of(("auto", "event", "tensor"))]
+
+
+@checked
 def sleep(
     model: nn.Module,  # A chain of Linear or Conv2d with ReLU between (see `chain`); changed in place, at the end
-    x: Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], on the network's device; dreamt of in this order
-    rule: Rule | str = "A",  # A `Rule`, or one of `RULES`
-    generator: torch.Generator | None = None,  # Of the spikes, on the CPU; torch's own if None
+    x: _Images,  # Training images (n, c, h, w), uint8 or floats in [0, 1], on the network's device; dreamt of in this order
+    rule: _Rule = "A",  # A `Rule`, or one of `RULES`
+    generator: CPUGenerator | None = None,  # Of the spikes, on the CPU; torch's own if None
     dream: Callable | None = None,  # What pixels do; by default `image_dream(x, rule.steps_per_image)`
     s: list | None = None,  # From `conversion.largest`, if it is known; else looked up on `x`
-    watch: int = 0,  # Steps, from the first, in which spikes and membranes of all neurons are kept
-    engine: str = "auto",  # "event", "tensor", or "auto": by events on a CPU if all layers are linear
+    watch: _Steps = 0,  # Steps, from the first, in which spikes and membranes of all neurons are kept
+    engine: _Engine = "auto",  # "event", "tensor", or "auto": by events on a CPU if all layers are linear
     **changes,  # Fields of the rule to change
 ) -> Night:  # What happened
     "Let a network sleep (Tadros et al. 2020); `NotAChain` or `ValueError`, before anything is changed, for one that cannot."
-    rule = RULES[check_choice(rule, RULES, "rule")] if isinstance(rule, str) else rule
-    if not isinstance(rule, Rule):
-        raise TypeError(f"`rule` must be a Rule or one of {', '.join(RULES.names())}, got {type(rule).__name__}")
+    check_values(Rule, changes)
+    rule = RULES[rule] if isinstance(rule, str) else rule
     rule = dataclasses.replace(rule, **changes)
     stages = _prepare(model, x, rule)
     linear = all(isinstance(stage.layer, nn.Linear) and not stage.pools for stage in stages)
-    if check_choice(engine, ("auto", "event", "tensor"), "engine") == "event" and not linear:
+    if engine == "event" and not linear:
         raise ValueError("`engine` 'event' takes linear layers only, without pooling between them; leave it 'auto'")
     by_events = engine == "event" or (engine == "auto" and linear and x.device.type == "cpu")
     alpha = _alpha(model, stages, x, rule, s)
@@ -599,7 +606,7 @@ def sleep(
     )
     before = [stage.layer.weight.detach().double().clone() for stage in stages]
     frames = dream or image_dream(x, rule.steps_per_image)
-    spikes, pixels, seen = _asleep(made, frames, rule, generator, check_int(watch, "watch", 0), x)
+    spikes, pixels, seen = _asleep(made, frames, rule, generator, watch, x)
     after = [w.detach().double().clone() for w in made.weights()]
     _wake(stages, after, rule, generator)
     kept = [[_watched(seen, k, part) for k in range(len(stages))] for part in (0, 1)]

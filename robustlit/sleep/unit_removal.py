@@ -9,13 +9,13 @@ __all__ = ['METHODS', 'SHOWN', 'without_units', 'unit_removal']
 
 # %% ../../nbs/sleep/53_unit_removal.ipynb #67387c7d
 import copy
-from typing import cast
+from typing import Annotated, cast
 
 import pandas as pd
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_int
+from ..checks import Count, Counts, Pixels, Seed, checked, one_of
 from ..data import as_images
 from ..records import experiment
 from ..stressors import in_schema, under
@@ -47,10 +47,11 @@ def _chosen(method, model, slept, x, generator) -> torch.Tensor:
 
 
 @torch.no_grad()
+@checked
 def without_units(
     model: nn.Module,  # A chain as in `robustlit.sleep.conversion.chain`; not changed
     units: torch.Tensor,  # Numbers of first-layer units
-    x: torch.Tensor,  # At least one image (n, c, h, w), uint8, to read the chain by
+    x: Pixels,  # At least one image (n, c, h, w), uint8, to read the chain by
 ) -> nn.Module:  # A copy in which they are silent
     "Units removed: their weights, and bias if there is one, are zero."
     model = copy.deepcopy(model)
@@ -71,17 +72,16 @@ SHOWN = [("clean", 0.0), *(("blur", s) for s in (1.5, 2.5, 4.0)), *(("noise", v)
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
 def unit_removal(
-    method: str = "fired",  # One of `METHODS`
-    seed: int = 0,  # Of the network, the spikes, the choice and the noise
-    steps: int = 27_105,  # Length of the sleep
+    method: Annotated[str, one_of(METHODS)] = "fired",  # One of `METHODS`
+    seed: Seed = 0,  # Of the network, the spikes, the choice and the noise
+    steps: Count = 27_105,  # Length of the sleep
     data: str = "mnist",  # A name that `load` knows
-    hidden: tuple = (1200, 1200),  # Units of the hidden layers
-    epochs: int = 2,  # Passes over the training images
-    batch_size: int | None = None,  # Images a step of training; the reading's own if None
-    images: int = 10_000,  # Test images, stratified by class
+    hidden: Counts = (1200, 1200),  # Units of the hidden layers
+    epochs: Count = 2,  # Passes over the training images
+    batch_size: Count | None = None,  # Images a step of training; the reading's own if None
+    images: Count = 10_000,  # Test images, stratified by class
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy, most_given, agreement, overlap (with those that fired), still_open (percent), units, n (images)
     "The authors' network asleep, or with as many units removed, under blur and noise."
-    check_choice(method, METHODS, "method"), check_int(steps, "steps", 1)
     parent = load_network("authors", seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     x, y = test_part(data, images)
     slept, seen = copy.deepcopy(parent), training_part("authors", data)[0]
