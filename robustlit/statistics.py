@@ -165,8 +165,8 @@ def differences(
     default = several + [c for c in ("stressor", "strength") if c in found.columns]
     over, rows = default if over is None else [*over], []
     columns = ["pair", *over, "mean", "low", "high", "p", "p_holm", "effect", "n"]
-    for name in (on, y, by, *over) if len(found) else ():
-        check_choice(name, list(found.columns), "column")
+    for name, columns_of in dict(on=[on], y=[y], by=[by], over=over).items() if len(found) else ():
+        _ = [check_choice(column, list(found.columns), name) for column in columns_of]
     for a, b in pairs if len(found) else ():
         first, second = (_cells(found, on, value, y, by, over) for value in (a, b))
         if alone := [point for point in first if point not in second]:
@@ -186,8 +186,7 @@ def worded(
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
 ) -> pd.Series:  # For example '+1.2 [+0.4, +2.0] *'
     "Differences as text, with a star where they stay below p = 0.05 after Holm's correction."
-    text = pd.Series(
-        [f"{r.mean:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in table.itertuples()], table.index, dtype=str
-    )
+    ends = zip(table["mean"], table["low"], table["high"])
+    text = pd.Series([f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]" for mean, low, high in ends], table.index, dtype=str)
     adjusted = holm(table["p"].fillna(1)) if family and len(table) else table["p_holm"]
     return text + adjusted.lt(0.05).map({True: " *", False: ""})
