@@ -103,7 +103,7 @@ CALLS = {
     statistics.differences: dict(
         found=ROWS_OF_TWO, pairs=[("a", "b")], on="network", y="accuracy", by="seed", over=["strength"]
     ),
-    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False),
+    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2),
     plots.about_records: dict(found=ROWS_OF_TWO, per="network"),
     plots.needs_records: dict(draw=lambda found: found),
     plots.show: dict(
