@@ -421,8 +421,9 @@ def _named(which) -> Claim:
 
 def _row(c: Claim, v: Verdict) -> dict:
     "A line of `verdicts`."
-    amended = f" (amended: {c.amended})" if getattr(c, "amended", "") else ""
-    condition = c.condition_cpu if v.scale == "cpu" else c.condition
+    said = getattr(c, "amended", "")
+    amended = f" (amended: {said})" if said else ""
+    condition = c.condition_cpu if v.scale == "cpu" and c.condition_cpu else c.condition
     rests = v.rests_on or f"`{v.command}` makes the records"
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours, condition=condition)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}

@@ -325,6 +325,7 @@ def about_records(
     return f"No records{f' of {name}' * bool(name)} yet: `robustlit sweep {name or 'NAME'} --profile cpu -g seed 0:3` makes them"
 
 
+@checked
 def needs_records(
     draw: Callable,  # Takes rows from `records` first and shows them
 ) -> Callable:  # The same; without rows it prints one sentence and returns None
@@ -377,8 +378,9 @@ def show(
     if not len(found):
         return print(about_records(found))
     found = largest(found)
-    for name in filter(None, (x, y, by, panels, lines)):
-        check_choice(name, list(found.columns), "column")
+    for name, column in dict(x=x, y=y, by=by, panels=panels, lines=lines).items():
+        if column is not None:
+            check_choice(column, list(found.columns), name)
     values = list(found[panels].unique()) if panels else [None]
     cols, groups = min(cols, len(values)), list(found[lines].unique()) if lines else []
     size, grid = (3.1 * cols + 1.4, 2.7 * -(-len(values) // cols) + 0.4), (-(-len(values) // cols), cols)

@@ -150,6 +150,9 @@ def _entry(a: pd.Series, b: pd.Series) -> dict:
     return dict(mean=d.mean, low=d.low, high=d.high, p=d.p, effect=effect, n=d.n)
 
 # %% ../nbs/evidence/50_statistics.ipynb #0e413968
+_Columns = Sequence[str] | None
+
+
 @checked
 def differences(
     found: pd.DataFrame,  # Tidy rows, for example from `robustlit.records.records`
@@ -157,16 +160,15 @@ def differences(
     on: str = "network",  # Column that tells the two apart
     y: str = "accuracy",  # Column of what was measured; more is better
     by: str = "seed",  # Column of the repetitions that are paired
-    over: Sequence[str]
-    | None = None,  # Columns that make a point; by default stressor and strength, profile if several
+    over: _Columns = None,  # That make a point; by default stressor and strength, and profile if there are several
 ) -> pd.DataFrame:  # pair, the columns of `over`, mean, low, high (95 %), p, p_holm, effect, n
     "Paired differences of every pair at every point of the first, with intervals and Holm's correction."
     several = ["profile"] if "profile" in found.columns and found["profile"].nunique() > 1 else []
     default = several + [c for c in ("stressor", "strength") if c in found.columns]
     over, rows = default if over is None else [*over], []
     columns = ["pair", *over, "mean", "low", "high", "p", "p_holm", "effect", "n"]
-    for name in (on, y, by, *over) if len(found) else ():
-        check_choice(name, list(found.columns), "column")
+    for name, columns_of in dict(on=[on], y=[y], by=[by], over=over).items() if len(found) else ():
+        _ = [check_choice(column, list(found.columns), name) for column in columns_of]
     for a, b in pairs if len(found) else ():
         first, second = (_cells(found, on, value, y, by, over) for value in (a, b))
         if alone := [point for point in first if point not in second]:
@@ -184,10 +186,12 @@ def differences(
 def worded(
     table: pd.DataFrame,  # From `differences`, or a part of it that is one family of its own
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
+    decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
 ) -> pd.Series:  # For example '+1.2 [+0.4, +2.0] *'
     "Differences as text, with a star where they stay below p = 0.05 after Holm's correction."
+    ends, k = zip(table["mean"], table["low"], table["high"]), decimals
     text = pd.Series(
-        [f"{r.mean:+.1f} [{r.low:+.1f}, {r.high:+.1f}]" for r in table.itertuples()], table.index, dtype=str
+        [f"{mean:+.{k}f} [{low:+.{k}f}, {high:+.{k}f}]" for mean, low, high in ends], table.index, dtype=str
     )
     adjusted = holm(table["p"].fillna(1)) if family and len(table) else table["p_holm"]
     return text + adjusted.lt(0.05).map({True: " *", False: ""})

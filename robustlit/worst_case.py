@@ -191,18 +191,23 @@ class WorstCase:
 
     def __init__(
         self,
-        steps: Count = 100,  # Gradients of APGD, for each target class
+        steps: Count = 50,  # Gradients of APGD-CE
+        target_steps: Count = 20,  # Gradients of APGD-T, for each class
+        fab_steps: Count = 10,  # Looks of FAB-T, for each class
+        queries: Annotated[int, at_least(2)] = 1700,  # Of Square
         targets: Count = 9,  # Classes that APGD-T and FAB-T go for, likeliest first
-        fab_steps: Count = 50,  # Looks of FAB-T, for each class
-        queries: Annotated[int, at_least(2)] = 2500,  # Of Square
     ):
         self.parts = dict(
             apgd_ce=APGD(steps),
-            apgd_t=APGD(steps, "dlr", targets),
+            apgd_t=APGD(target_steps, "dlr", targets),
             fab_t=FABT(fab_steps, None, targets),
             square=Square(queries),
         )
-        self.in_l2, self.few, self.goal = SquareL2(queries), APGD(steps, "cw", targets), APGD(steps, "dlr")
+        self.in_l2, self.few, self.goal = (
+            SquareL2(queries),
+            APGD(target_steps, "cw", targets),
+            APGD(target_steps, "dlr"),
+        )
         self.plan = [(name, k) for name, part in self.parts.items() for k in range(getattr(part, "rounds", 1))]
         self.rounds = len(self.plan)
 
@@ -262,7 +267,7 @@ def worst_case(
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
-    **options,  # `WorstCase`'s own: steps, targets, fab_steps, queries
+    **options,  # `WorstCase`'s own: steps, target_steps, fab_steps, queries, targets
 ) -> Cascade:  # The worst images, and which attack broke which
     "The cascade with a book of which attack broke what; `TypeError` or `ValueError` for anything out of range."
     y, seed = _check(x, y, generator)

@@ -301,8 +301,8 @@ def test_show_has_a_panel_a_value_one_legend_and_says_what_it_rests_on():
     blur, noise = fig.axes
     assert [ax.get_title("left") for ax in fig.axes] == ["blur", "noise"] and blur.get_ylim() == (0, 101)
     assert (blur.get_xlabel(), noise.get_xlabel()) == ("strength (pixels)", "strength (variance)")
-    assert not blur.get_legend() and [t.get_text() for t in fig.legends[0].texts] == ["sleep", "control"]
-    assert [*blur.lines[0].get_ydata()] == [92, 72]
+    assert not blur.get_legend() and [t.get_text() for t in fig.legends[0].texts] == ["control", "sleep"]
+    assert [*blur.lines[0].get_ydata()] == [91, 71]
     assert fig.get_supxlabel() == "mean ± 1 SD; profile cpu, n = 3 seeds, GPU"
 
 
