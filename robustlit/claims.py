@@ -92,6 +92,8 @@ def _values(value):
 
 
 def _word(value):
+    if isinstance(value, list | tuple):
+        return json.dumps(value)
     short = f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
     return short if not isinstance(value, float) or float(short) == value else repr(value)
 

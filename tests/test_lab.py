@@ -154,3 +154,11 @@ def test_a_reader_asleep(lab, page):
     before, after = map(float, push(page, cell, "threshold"))
     assert before < after
     choose(page, cell, "stress", "noise")
+
+
+def test_weights_filtered_out(lab, page):
+    cell = explorer(page, lab, "filtering/90_explore.ipynb")
+    before, after = map(float, push(page, cell, "threshold"))
+    assert before < after
+    choose(page, cell, "filter", "pulse")
+    choose(page, cell, "layer", "conv1")

@@ -165,9 +165,7 @@ def improvements(
     condition_cpu="the same for the narrow ResNet-18 after 10 epochs, 500 validation and 2,000 test images",
     experiment="filtering/filter_response",
     where=dict(network="resnet18", data=["mnist", "cifar10", "tiny_imagenet"], epochs=100),
-    where_cpu=dict(
-        network="resnet18", data=["mnist", "cifar10", "tiny_imagenet"], epochs=10, thin=True, filters=[PAPER]
-    ),
+    where_cpu=dict(network="resnet18", data=["mnist", "cifar10", "tiny_imagenet"], epochs=10, thin=True),
 )
 def filtering_improves(df: pd.DataFrame, scale: str) -> Finding:
     "The best of every layer and filter on images that did not choose it."
