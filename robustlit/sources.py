@@ -421,6 +421,7 @@ def _decoded(path, size):
     return _cached(f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}", build[kind])
 
 # %% ../nbs/learning/12_sources.ipynb #1253af50
+@checked
 def data_dirs(
     root: str | Path | None = None,  # A folder to look in first
 ) -> dict[str, Path]:  # From what it is to where it is, in the order of the search
@@ -478,6 +479,7 @@ def _find(name, folders):
     return next(hits, None)
 
 # %% ../nbs/learning/12_sources.ipynb #e9e82b79
+@checked
 def available(
     root: str | Path | None = None,  # A folder to look in first
 ) -> dict[str, Path | None]:  # From name to path; None for what needs no file
@@ -504,7 +506,9 @@ def _refuse_near_miss(name, argument="name"):
     plain = lambda text: "".join(c for c in text.lower() if c.isalnum())
     meant = {plain(k): k for k in KNOWN.names()}.get(plain(name), name)
     if meant != name:
-        raise ValueError(f"`{argument}` is unknown: {name!r}; did you mean {meant!r}? Known: {', '.join(KNOWN.names())}")
+        raise ValueError(
+            f"`{argument}` is unknown: {name!r}; did you mean {meant!r}? Known: {', '.join(KNOWN.names())}"
+        )
 
 
 def _is_dataset(name, argument):
