@@ -40,7 +40,7 @@ NEAREST = (
     ("boundary", dict(queries=4000)),
 )
 
-
+# %% ../../nbs/sleep/55_strong_attacks.ipynb #3957bbf3
 @checked
 def bounded(
     model: torch.nn.Module,  # Images in [0, 1] to logits
