@@ -158,7 +158,7 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
 
     return load_or_train(model, timed, path)
 
-
+# %% ../nbs/learning/50_zoo.ipynb #babaf09d
 _Pairs = tuple[tuple[str, str], ...]
 
 
