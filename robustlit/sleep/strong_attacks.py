@@ -40,12 +40,7 @@ NEAREST = (
     ("boundary", dict(queries=4000)),
 )
 
-<<<<<<< HEAD
-
-=======
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #3957bbf3
-@checked
->>>>>>> r2
 def bounded(
     model: torch.nn.Module,  # Images in [0, 1] to logits
     x: torch.Tensor,  # Images
