@@ -365,7 +365,8 @@ def _legend(fig, axes, lines):
         }
         ax.get_legend().remove()
     if lines:
-        place = dict(loc="outside lower center", ncols=min(4, len(named)))
+        cols, below = 64 // (6 + max(map(len, named))), 1.2 * len(fig.get_supxlabel().splitlines())
+        place = dict(loc="outside lower center", ncols=max(1, min(cols, len(named))), borderaxespad=0.5 + below)
         fig.legend([*named.values()], [*named], title=lines, fontsize=9, title_fontsize=9, **place)
 
 # %% ../nbs/evidence/70_plots.ipynb #6190855d
@@ -401,10 +402,10 @@ def show(
         _axis(part, x, y, ax), ax.set_title("" if panels is None else str(value).replace("_", " "), fontsize=9)
     for ax in axes.flat[len(values) :]:
         ax.axis("off")
-    _legend(fig, axes.flat[: len(values)], lines)
     fig.suptitle(textwrap.fill(title, 70), fontsize=10)
     about = f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}"
     fig.supxlabel(textwrap.fill(about, 80), fontsize=8)
+    _legend(fig, axes.flat[: len(values)], lines)
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae
