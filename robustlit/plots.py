@@ -406,6 +406,8 @@ def show(
     about = f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}"
     fig.supxlabel(textwrap.fill(about, 80), fontsize=8)
     _legend(fig, axes.flat[: len(values)], lines)
+    below = 0.17 * len(fig.get_supxlabel().splitlines()) / size[1] if lines else 0  # the legend stands on the caption
+    fig.set_layout_engine("constrained", rect=(0, below, 1, 1 - below))
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae
