@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import checked, one_of
+from ..checks import one_of
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
@@ -116,7 +116,6 @@ def _answered(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> list:
     cpu=dict(n_train=20_000, images=256, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=10_000, calibrated_at=100, thin=False, tiny_size=64),
 )
-@checked
 def batchnorm_effect(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import checked
 from ..claims import Finding, claim
 from ..corruptions import corrupt
 from ..evaluation import answers, logits_of
@@ -71,7 +70,6 @@ def _surface(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, thre
     cpu=dict(n_train=20_000, images=1000, thresholds=9, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
-@checked
 def external_stress(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

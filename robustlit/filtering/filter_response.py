@@ -15,7 +15,6 @@ import pandas as pd
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from ..checks import checked
 from ..claims import Finding, claim
 from ..evaluation import answers, correct, logits_of
 from .calibration import THRESHOLDS, held_out, trained
@@ -56,7 +55,6 @@ def _judged(model: nn.Module, best: pd.DataFrame, x: Tensor, y: Tensor, threshol
     cpu=dict(n_train=20_000, images=500, retest=2000, thresholds=None),
     paper=dict(n_train=100_000, images=5000, retest=10_000, thresholds=25, thin=False, tiny_size=64),
 )
-@checked
 def filter_response(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import pandas as pd
 from torch import nn
 
-from ..checks import checked, one_of
+from ..checks import one_of
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
 from .filter_map import filter_map
@@ -50,7 +50,6 @@ def _masks(model: nn.Module, which: str, valid: tuple, eps: float, thresholds: i
     cpu=dict(n_train=20_000, images=100, thresholds=9, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=200, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
-@checked
 def gradient_masking(
     which: Annotated[str, one_of(WHICH)] = "whole",  # One of `WHICH`
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`

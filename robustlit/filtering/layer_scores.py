@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
-from ..checks import checked
 from ..claims import Finding, claim
 from .calibration import THRESHOLDS, calibrated_eps, held_out, trained
 from .filter_map import filter_map
@@ -30,7 +29,6 @@ from ..statistics import t_interval
     cpu=dict(n_train=20_000, images=256, thresholds=None, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
-@checked
 def layer_scores(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

@@ -110,7 +110,6 @@ def _most(scores: pd.DataFrame) -> float:
     cpu=dict(n_train=20_000, images=500, thresholds=None, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
-@checked
 def pruning(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import checked
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
@@ -74,7 +73,6 @@ def _channels(model: nn.Module, x: Tensor, y: Tensor) -> list:
         tiny_size=64,
     ),
 )
-@checked
 def score_reliability(
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
     data: str = "mnist",  # A name that `load` knows

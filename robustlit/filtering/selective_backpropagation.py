@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import checked
 from ..claims import Finding, claim
 from ..data import Batches, load
 from ..evaluation import answers, logits_of
@@ -78,7 +77,6 @@ class _Watch(Callback):
         tiny_size=64,
     ),
 )
-@checked
 def selective_backpropagation(
     arm: str = "negative",  # One of `robustlit.filtering.selective_training.ARMS`
     network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
