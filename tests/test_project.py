@@ -170,12 +170,16 @@ def test_notebook_head(path):
     assert path.stat().st_size < 600_000, "fewer or smaller figures"
 
 
+def for_types_only(statement):
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+
+
 @pytest.mark.parametrize("path", NBS, ids=name_of)
 def test_notebook_cells(path):
     cells = [c for c in read(path) if c["cell_type"] == "code"]
     for cell in cells:
         tree = ast.parse(code(cell)).body
-        imports = [isinstance(s, ast.Import | ast.ImportFrom) for s in tree]
+        imports = [isinstance(s, ast.Import | ast.ImportFrom) or for_types_only(s) for s in tree]
         assert all(imports) or not any(imports), f"imports need a cell of their own:\n{source(cell)}"
         assert "nbdev_export()" not in source(cell), "a sweep would rewrite the package"
         for output in cell["outputs"]:
@@ -199,7 +203,7 @@ def test_notebook_parameters(path):
 def test_notebook_makes_the_module_of_its_name(path):
     folder, stem = path.parent.name, re.sub(r"^\d+_", "", path.stem)
     paper = (ROOT / "robustlit" / folder).is_dir()  # a paper's modules lie in its package, those of a room flat
-    made = re.findall(r"^#\| *default_exp +(\S+)", "\n".join(source(c) for c in read(path)), re.M)
+    made = [m[1] for c in read(path) if (m := re.match(r"#\| *default_exp +(\S+)", source(c)))]
     assert made in ([], [f"{folder}.{stem}" if paper else stem])
 
 

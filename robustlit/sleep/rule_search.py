@@ -78,23 +78,19 @@ def score(
     return float((clean + hard["blur"] + hard["noise"]) / 3)
 
 # %% ../../nbs/sleep/18_rule_search.ipynb #dcdafdee
+_eps = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
+
+
 @checked
 def tested(
     model: nn.Module,  # Images to logits
     x: Images,  # Test images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,)
     seed: Seed = 0,  # Of noise and attacks
-    eps: Annotated[_Radii, not_empty] = (
-        1 / 255,
-        2 / 255,
-        4 / 255,
-        8 / 255,
-    ),  # Of FGSM and of random signs, pixel units
+    eps: Annotated[_Radii, not_empty] = _eps,  # Of FGSM and of random signs, pixel units
     audited: Count = 200,  # Of these images, spread evenly, the audit looks at so many, at the median eps
     **levels,  # `sigmas` and `variances` of `stressed`
-) -> (
-    pd.DataFrame
-):  # stressor, strength, accuracy (percent), n (images), red (names of the audit's red checks, or "none")
+) -> pd.DataFrame:  # stressor, strength, accuracy (percent), n, red (names of the audit's red checks, or "none")
     "Accuracy under blur, noise and FGSM, with the audit of the attacked network."
     some = torch.linspace(0, len(x) - 1, min(audited, len(x)), device=x.device).long()
     found = audit(model, (x[some], y[some]), sorted(eps)[len(eps) // 2], images=None, seed=seed)

@@ -75,17 +75,13 @@ class Rule:
     leak: Share = 0.999  # What a membrane keeps of its charge in a step, 0 to 1
     gated: bool = True  # Whether changes are multiplied by g
     gate_width: _Positive = 0.001  # Of g, in units of weight
-    normalise: _Normalise = (
-        "data"  # "data": drive times alpha_l; "weights": the weights times `scale` while asleep; "none"
-    )
+    normalise: _Normalise = "data"  # "data": drive times alpha_l; "weights": weights times `scale` asleep; "none"
     previous: Annotated[str, one_of(("applied", "largest"))] = "applied"  # As in `drive_factors`
     reset: Annotated[str, one_of(RESETS)] = "zero"  # After a spike: to "zero", "subtract" the threshold, or "none"
     strict: bool = False  # Whether a neuron fires above its threshold only, and not at it
     rest_after: Count | None = None  # Steps after which all membranes are set to zero; never if None
     shrink: bool = False  # Whether the weights are divided by `scale` once more on waking (the report's slip)
-    biases: Annotated[str, one_of(BIASES)] = (
-        "keep"  # On waking: "keep", or new "random" ones (the report's slip); asleep there are none
-    )
+    biases: Annotated[str, one_of(BIASES)] = "keep"  # On waking, or new "random" ones (the report's slip)
 
 # %% ../../nbs/sleep/14_stdp.ipynb #e3dc39dd
 REPORT = Rule(
