@@ -109,7 +109,7 @@ def _length(v):
 _Norm = Annotated[str, one_of(("linf", "l2"))]
 _Radius = Annotated[float, at_least(0), or_infinite]
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #9a2e592e
 class Ball:
     "All images within `eps` of each image of a batch."
 

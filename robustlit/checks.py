@@ -339,7 +339,7 @@ def _parts(origin, args) -> Check | None:
     fixed = len(args) if origin is tuple and Ellipsis not in args else None
     return base if check is None else _collection(base, check, fixed)
 
-
+# %% ../nbs/learning/00_checks.ipynb #cea76547
 def check_of(
     annotation,  # Of a parameter
 ) -> Check | None:  # None where the annotation says nothing

@@ -11,13 +11,25 @@ __all__ = ['Dataset', 'as_images', 'Batches', 'flip_and_crop', 'patch_dataset', 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import check_bytes, check_int, check_labels, check_number
+from robustlit.checks import (
+    Count,
+    Device,
+    Seed,
+    at_least,
+    between,
+    check_bytes,
+    check_int,
+    check_labels,
+    check_number,
+    checked,
+)
 from .sources import KNOWN, available, cache_dir, data_dirs, read_arrays  # noqa: F401  # chkstyle: ignore
 
 # %% ../nbs/learning/10_data.ipynb #acd04b30
@@ -46,6 +58,7 @@ def _described(data):
     )
 
 # %% ../nbs/learning/10_data.ipynb #749defbb
+@checked
 @dataclass(repr=False, eq=False)
 class Dataset:
     "Images and labels for training, validation and test, all on one device."
@@ -156,6 +169,7 @@ def _check_permutation(p, n, device):
     return p.to(device)
 
 # %% ../nbs/learning/10_data.ipynb #5e36767f
+@checked
 class Batches:
     "Batches of float images in [0, 1] and their labels, cut from uint8 tensors on their device."
 
@@ -163,7 +177,7 @@ class Batches:
         self,
         x: Tensor,  # Images, uint8 (n, channels, height, width)
         y: Tensor,  # Labels, int64 (n,)
-        batch_size: int = 100,  # Images in a batch
+        batch_size: Count = 100,  # Images in a batch
         shuffle: bool = True,  # A new order in every pass
         generator: torch.Generator | None = None,  # Where the order comes from; the global one if None
         permutation: Tensor | None = None,  # Pixel i shows what was at `permutation[i]`, in every channel
@@ -207,13 +221,13 @@ class Batches:
             yield self._finish(xb), yb
 
 # %% ../nbs/learning/10_data.ipynb #c960f55e
+@checked
 def flip_and_crop(
-    padding: int = 4,  # Largest shift in pixels, in both directions
+    padding: Annotated[int, at_least(0)] = 4,  # Largest shift in pixels, in both directions
     flip: bool = True,  # Mirror every other image, on average
     generator: torch.Generator | None = None,  # Where the chances come from; the global one if None
 ) -> Callable:  # From a float batch (n, c, h, w) to one of the same shape
     "A function that shifts each image of a batch by up to `padding` pixels and mirrors half of them."
-    check_int(padding, "padding", 0)
 
     def augment(x):
         n, c, h, w = x.shape
@@ -290,51 +304,45 @@ def _dataset(name, arrays, size, valid, seed):
     return Dataset(name, train[0], train[1], held[0], held[1], test[0], test[1], classes)
 
 # %% ../nbs/learning/10_data.ipynb #c4f1a842
+@checked
 def patch_dataset(
-    shared: int = 10,  # Pixels bright in every class
-    own: int = 15,  # Pixels bright in one class only
-    noise: float = 0.0,  # Chance of each pixel to be flipped, 0 to 0.5
-    n_train: int = 400,  # Training images, a quarter of them in each class
-    n_test: int = 100,  # Test images
-    seed: int = 0,  # Which pixels, and the noise
+    shared: Annotated[int, between(0, 96)] = 10,  # Pixels bright in every class
+    own: Count = 15,  # Pixels bright in one class only
+    noise: Annotated[float, between(0, 0.5)] = 0.0,  # Chance of each pixel to be flipped, 0 to 0.5
+    n_train: Annotated[int, at_least(4)] = 400,  # Training images, a quarter of them in each class
+    n_test: Annotated[int, at_least(4)] = 100,  # Test images
+    seed: Seed = 0,  # Which pixels, and the noise
 ) -> Dataset:
     "Four binary patterns of 10 x 10 pixels that share some of their bright ones; no validation images."
-    check_int(shared, "shared", 0, 96)
     check_int(own, "own", 1, (100 - shared) // 4)
-    check_number(noise, "noise", 0, 0.5)
-    check_int(seed, "seed", 0)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(100, generator=generator)
     pattern = torch.zeros(4, 100, dtype=torch.bool)
     pattern[:, order[:shared]] = True
     pattern.scatter_(1, order[shared : shared + 4 * own].view(4, own), True)
 
-    def draw(n, name):
-        y = torch.arange(check_int(n, name, 4)) % 4
+    def draw(n):
+        y = torch.arange(n) % 4
         flips = torch.rand(n, 100, generator=generator) < noise
         return (pattern[y] ^ flips).view(n, 1, 10, 10).byte() * 255, y
 
-    (x, y), (x_test, y_test) = draw(n_train, "n_train"), draw(n_test, "n_test")
+    (x, y), (x_test, y_test) = draw(n_train), draw(n_test)
     return Dataset("patches", x, y, x[:0], y[:0], x_test, y_test, ("A", "B", "C", "D"))
 
 # %% ../nbs/learning/10_data.ipynb #122f6869
+@checked
 def load(
     name: str | Path = "digits",  # One of `KNOWN`; or a folder, zip or `.npz`, by path or by name in a data folder
     root: str | Path | None = None,  # A folder to look in before the others of `data_dirs`
-    size: int | None = None,  # Side of the images in pixels, as they are if None
+    size: Count | None = None,  # Side of the images in pixels, as they are if None
     valid: float | int = 0.1,  # Fraction (float) or number (int) of training images held out for validation
-    seed: int = 0,  # Which are held out, and which are kept by `n_train` and `n_test`
-    n_train: int | None = None,  # Keep so many training images, stratified by class
-    n_test: int | None = None,  # Keep so many test images
-    device: str | torch.device = "cpu",  # Where the tensors go
+    seed: Seed = 0,  # Which are held out, and which are kept by `n_train` and `n_test`
+    n_train: Count | None = None,  # Keep so many training images, stratified by class
+    n_test: Count | None = None,  # Keep so many test images
+    device: Device = "cpu",  # Where the tensors go
     download: bool = True,  # May torchvision fetch what is not found?
 ) -> Dataset:
     "A dataset by name; `ValueError` for a name or a value that cannot be, `FileNotFoundError` for files not found."
-    if not isinstance(name, (str, Path)):
-        raise TypeError(f"`name` must be a string or a path, got {type(name).__name__}")
-    check_int(seed, "seed", 0)
-    if size is not None:
-        check_int(size, "size", 1)
     if name == "patches":
         arrays = {k: v.numpy() for k, v in vars(patch_dataset()).items() if k[:2] in ("x_", "y_") and len(v)}
     else:

@@ -208,7 +208,7 @@ class _Scope:
             return self.known[name]
         return name if self.kind == "class" else str(self.numbers.setdefault(name, len(self.numbers)))
 
-
+# %% ../nbs/evidence/00_digest.ipynb #15de5073
 def _acts(node) -> bool:
     "Whether an expression binds a name or changes something in place."
     calls = (n.func.attr for n in ast.walk(node) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
@@ -256,12 +256,6 @@ class _Names:
             kind, text = "path", self.module.imported(chain[0])
         return ".".join([text, *chain[1:]]) if kind == "path" and text else ""
 
-    def from_module(self, node, modules) -> bool:
-        "Whether what is named or called comes from one of `modules`."
-        node = node.func if isinstance(node, ast.Call) else node
-        path = self.path(node)
-        return any(path.startswith(f"{m}.") for m in modules)
-
     def reference(self, chain: list):
         kind, text = self.look(chain[0])
         if kind == "local":
@@ -276,8 +270,26 @@ class _Names:
         else:
             self.out.append(self.reference(chain))
 
+# %% ../nbs/evidence/00_digest.ipynb #e1601ec6
+class _Checks(_Names):
+    "Tells checks from other calls."
+
+    def from_module(self, node, modules) -> bool:
+        "Whether what is named or called comes from one of `modules`."
+        node = node.func if isinstance(node, ast.Call) else node
+        path = self.path(node)
+        return any(path.startswith(f"{m}.") for m in modules)
+
+    def checks(self, node) -> bool:
+        return (
+            isinstance(node, ast.Call) and self.from_module(node, CHECKS) and _chain(node.func)[-1].startswith("check")
+        )
+
+    def checking(self, s) -> bool:
+        return any(self.checks(n) for n in ast.walk(s))
+
 # %% ../nbs/evidence/00_digest.ipynb #d190001b
-class _Bodies(_Names):
+class _Bodies(_Checks):
     "Reads nodes field by field, without what does nothing."
 
     def read(self, node):
@@ -325,16 +337,24 @@ class _Bodies(_Names):
             return not self.kept(s.body + s.orelse) and not _acts(head)
         return False
 
-    def checks(self, node) -> bool:
-        return (
-            isinstance(node, ast.Call) and self.from_module(node, CHECKS) and _chain(node.func)[-1].startswith("check")
-        )
+# %% ../nbs/evidence/00_digest.ipynb #20e93895
+class _Keywords(_Bodies):
+    "Reads the keywords of calls."
 
-    def checking(self, s) -> bool:
-        return any(self.checks(n) for n in ast.walk(s))
+    def keyword(self, called, word):
+        chain = _chain(called)
+        kind, _ = self.look(chain[0]) if chain else ("", "")
+        if word.arg is None or not chain or (kind == "local" and len(chain) > 1):
+            self.out.append(f"{word.arg}=")
+        elif kind == "local":
+            found = [s.defs[chain[0]] for s in self.scopes if s.defs.get(chain[0])]
+            self.out.append(_position(found[-1].args, word.arg) if found else f"{word.arg}=")
+        else:
+            self.out.append(("word", *self.reference(chain)[1:], word.arg))
+        self.read(word.value)
 
 # %% ../nbs/evidence/00_digest.ipynb #d190001e
-class _Expressions(_Bodies):
+class _Expressions(_Keywords):
     "Reads names, constants, subscripts and calls."
 
     def read_Name(self, node):
@@ -376,18 +396,6 @@ class _Expressions(_Bodies):
         for word in node.keywords:
             self.keyword(called, word)
         self.out.append(")")
-
-    def keyword(self, called, word):
-        chain = _chain(called)
-        kind, _ = self.look(chain[0]) if chain else ("", "")
-        if word.arg is None or not chain or (kind == "local" and len(chain) > 1):
-            self.out.append(f"{word.arg}=")
-        elif kind == "local":
-            found = [s.defs[chain[0]] for s in self.scopes if s.defs.get(chain[0])]
-            self.out.append(_position(found[-1].args, word.arg) if found else f"{word.arg}=")
-        else:
-            self.out.append(("word", *self.reference(chain)[1:], word.arg))
-        self.read(word.value)
 
 # %% ../nbs/evidence/00_digest.ipynb #d190001f
 class _Lookups(_Expressions):
@@ -1362,13 +1370,35 @@ class _Wrappers:
             place = getattr(place, name, None)
         return place is not fn
 
-# %% ../nbs/evidence/00_digest.ipynb #d190004e
-class _Functions(_Wrappers):
-    "Digests of things as they are in this process: closures, lambdas, partials, bound methods."
+# %% ../nbs/evidence/00_digest.ipynb #ce81c858
+class _Locals(_Wrappers):
+    "Digests of functions that were made inside other ones, and of lambdas."
 
+    code: typing.Any
     value: Callable
     cell: Callable
     tokens: Callable
+
+    def local(self, fn: types.FunctionType) -> str:
+        "A function made inside another one, or a lambda."
+        known = {n: self.cell(c) for n, c in zip(fn.__code__.co_freevars, fn.__closure__ or ())}
+        preset = [self.value(fn.__defaults__), self.value(fn.__kwdefaults__)]
+        node = _node_of(fn)
+        if node is None:
+            return _hash(fn.__code__.co_code.hex(), repr(fn.__code__.co_names), *sorted(known.values()), *preset)
+        args = ast.arguments(
+            **typing.cast(typing.Any, dict(ast.iter_fields(node.args)) | dict(defaults=[], kw_defaults=[]))
+        )
+        fields = {**dict(ast.iter_fields(node)), "args": args}
+        bare = type(node)(**(fields | dict(decorator_list=[]) if "decorator_list" in fields else fields), lineno=0)
+        module = self.code.module(fn.__module__)
+        reader = _Reader(module, [_Scope(module.package, "function", known={**known, fn.__name__: "self"})])
+        reader.read(bare)
+        return self.tokens(module, reader, preset)
+
+# %% ../nbs/evidence/00_digest.ipynb #d190004e
+class _Functions(_Locals):
+    "Digests of things as they are in this process: closures, lambdas, partials, bound methods."
 
     def __init__(self, code: Code):
         self.code, self.keys, self.open, self.lost = code, set(), [], []
@@ -1403,23 +1433,6 @@ class _Functions(_Wrappers):
                 base = _hash(self.code.digest(key), *rest) if rest else self.code.digest(key)
                 return base if named else _hash(base, self.value(vars(fn)))
         return self.local(fn) if isinstance(fn, types.FunctionType) else _hash(where, name)
-
-    def local(self, fn: types.FunctionType) -> str:
-        "A function made inside another one, or a lambda."
-        known = {n: self.cell(c) for n, c in zip(fn.__code__.co_freevars, fn.__closure__ or ())}
-        preset = [self.value(fn.__defaults__), self.value(fn.__kwdefaults__)]
-        node = _node_of(fn)
-        if node is None:
-            return _hash(fn.__code__.co_code.hex(), repr(fn.__code__.co_names), *sorted(known.values()), *preset)
-        args = ast.arguments(
-            **typing.cast(typing.Any, dict(ast.iter_fields(node.args)) | dict(defaults=[], kw_defaults=[]))
-        )
-        fields = {**dict(ast.iter_fields(node)), "args": args}
-        bare = type(node)(**(fields | dict(decorator_list=[]) if "decorator_list" in fields else fields), lineno=0)
-        module = self.code.module(fn.__module__)
-        reader = _Reader(module, [_Scope(module.package, "function", known={**known, fn.__name__: "self"})])
-        reader.read(bare)
-        return self.tokens(module, reader, preset)
 
 # %% ../nbs/evidence/00_digest.ipynb #d1900050
 class _Live(_Functions):

@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from .checks import Labels, NotNegative, Seed, checked
 from .data import Batches, Dataset, as_images, load
 from .training import Learner, set_seed
 
@@ -41,8 +42,9 @@ def _digits(seed: int) -> Dataset:
     return load("digits", seed=seed)
 
 
+@checked
 def held_out(
-    seed: int = 0,  # Of the split into training and test images
+    seed: Seed = 0,  # Of the split into training and test images
 ) -> tuple:  # Images (200, 1, 8, 8) in [0, 1], labels
     "The digits on which the planted models are to be tested."
     data = _digits(seed)
@@ -59,19 +61,21 @@ def _fit(model: nn.Sequential, seed: int, epochs: int = 12, parameters=None, xy=
     return model.eval()
 
 # %% ../nbs/robustness/65_planted.ipynb #068d53bb
+@checked
 def linear(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Nothing is planted: softmax regression, whose robust accuracy `closed_form_accuracy` gives."
     set_seed(seed)
     return _fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), seed, epochs=20), *held_out(seed)
 
 
+@checked
 def closed_form_accuracy(
     model: nn.Module,  # Linear in its images, as that of `linear`
     x: Tensor,  # Images in [0, 1]
-    y: Tensor,  # Labels
-    eps: float,  # Largest change of a pixel
+    y: Labels,  # Labels
+    eps: NotNegative,  # Largest change of a pixel
     box: bool = True,  # Whether pixels stay in [0, 1]
 ) -> float:  # Percent
     "Share of the images that no change of at most `eps` a pixel can make a linear network get wrong."
@@ -93,8 +97,9 @@ def _mlp(width: int = 100, *, first: tuple = (), between: tuple = (nn.ReLU,), n_
     return nn.Sequential(*layers)
 
 
+@checked
 def saturated(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
     gain: float = 1e4,  # By which the hidden weights are multiplied after training
 ) -> tuple:  # Network, images, labels
     "Hidden units are tanh at exactly -1 or 1, so the gradient is exactly zero."
@@ -113,22 +118,25 @@ class Rounded(nn.Module):
         return h + (h.round() - h).detach() if self.training else h.round()
 
 
+@checked
 def zero_gradient(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Hidden activations are rounded, so the gradient of every image exists and is exactly zero."
     set_seed(seed)
     return _fit(_mlp(between=(nn.ReLU, Rounded)), seed), *held_out(seed)
 
 
+@checked
 def clamped(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "A clamp to [0, 1] that changes no image, and whose gradient is zero at exactly 0 and exactly 1."
     set_seed(seed)
     return _fit(_mlp(first=(nn.Hardtanh(0.0, 1.0),)), seed), *held_out(seed)
 
 # %% ../nbs/robustness/65_planted.ipynb #33173740
+@checked
 class Stairs(nn.Module):
     "Pixels rounded to eight levels, with a fine ripple of a random phase a pixel: all of the slope is the ripple's."
 
@@ -136,8 +144,8 @@ class Stairs(nn.Module):
 
     def __init__(
         self,
-        height: float = 0.02,  # Of the ripple
-        waves: float = 40,  # From black to white
+        height: NotNegative = 0.02,  # Of the ripple
+        waves: NotNegative = 40,  # From black to white
     ):
         super().__init__()
         self.height, self.waves = height, waves
@@ -147,8 +155,9 @@ class Stairs(nn.Module):
         return (7 * x).round() / 7 + self.height * (2 * math.pi * self.waves * x + self.phase).sin()
 
 
+@checked
 def shattered(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Quantised pixels with a ripple: a search without gradients does better than one with them."
     set_seed(seed)
@@ -162,16 +171,18 @@ class Noise(nn.Module):
         return x + 0.15 * torch.randn_like(x)
 
 
+@checked
 def randomised(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Noise from torch's global generator on the pixels, at test time too."
     set_seed(seed)
     return _fit(_mlp(first=(Noise(),)), seed, epochs=15), *held_out(seed)
 
 
+@checked
 def batch_dependent(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Batch normalisation by the statistics of the test batch."
     set_seed(seed)
@@ -180,16 +191,18 @@ def batch_dependent(
     return _fit(model, seed, epochs=6), *held_out(seed)
 
 # %% ../nbs/robustness/65_planted.ipynb #c885f144
+@checked
 def softmax_outputs(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Trained on its logits, then a softmax put behind them."
     set_seed(seed)
     return nn.Sequential(_fit(_mlp(), seed), nn.Softmax(1)).eval(), *held_out(seed)
 
 
+@checked
 def other_range(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images in [0, 255], labels
     "Images in [0, 255], and a network that expects them so."
     set_seed(seed)
@@ -199,6 +212,7 @@ def other_range(
     return model, 255 * x, y
 
 # %% ../nbs/robustness/65_planted.ipynb #0720238f
+@checked
 class Standardise(nn.Module):
     "Each pixel less its mean over the training images, divided by its standard deviation (1 where that is 0)."
 
@@ -207,7 +221,7 @@ class Standardise(nn.Module):
 
     def __init__(
         self,
-        seed: int,  # Of the split: whose training images
+        seed: Seed,  # Of the split: whose training images
     ):
         super().__init__()
         x = as_images(_digits(seed).x_train)
@@ -219,8 +233,9 @@ class Standardise(nn.Module):
         return (x - self.mean) / self.std
 
 
+@checked
 def normalised_outside(
-    seed: int = 0,  # Of the split, the weights and the order
+    seed: Seed = 0,  # Of the split, the weights and the order
 ) -> tuple:  # Network, images, labels
     "Trained on `Standardise(seed)(x)` but given `x` in [0, 1], where it mostly guesses."
     set_seed(seed)
@@ -229,6 +244,7 @@ def normalised_outside(
     return _fit(model, seed)[1:].eval(), *held_out(seed)
 
 # %% ../nbs/robustness/65_planted.ipynb #37ed8bb9
+@checked
 class Guarded(nn.Module):
     "A classifier's logits, or a constant row for images that a guard holds to be noisy."
 
@@ -250,8 +266,9 @@ class Guarded(nn.Module):
         return torch.where(self.guard(x).argmax(1)[:, None] == 1, self.refusal, torch.cat([logits, extra], 1))
 
 
+@checked
 def detector(
-    seed: int = 0,  # Of the split, the weights, the order and the noise
+    seed: Seed = 0,  # Of the split, the weights, the order and the noise
     reject_class: bool = False,  # Whether refused images are of an eleventh class; else they get ten zeros
 ) -> tuple:  # Network, images, labels
     "A guard trained to tell noisy images, which are refused."

@@ -14,6 +14,7 @@ import io
 import itertools
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ from matplotlib.rcsetup import cycler
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import Count, above, at_least, check_choice, checked, one_of
+from .experiments import PROFILES, find_experiment, known_experiments
 from .files import write_atomically
 from .records import largest, project_folder
 from .statistics import t_interval
@@ -313,6 +315,12 @@ def caption(
     return f"profile{'s' * (len(profiles) > 1)} {_listed(profiles)}, {_count(counts)} {word}{plural}, {_listed(machines)}{old}"
 
 # %% ../nbs/evidence/70_plots.ipynb #74b297ca
+def _suggested(name, asked="cpu"):
+    "The largest profile of the experiment up to the one asked for, else its smallest."
+    own = [p for p in PROFILES if name not in known_experiments() or p in find_experiment(name).profiles]
+    return [own[0], *(p for p in own if PROFILES.index(p) <= PROFILES.index(asked))][-1]
+
+
 @checked
 def about_records(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
@@ -322,7 +330,8 @@ def about_records(
     if len(found):
         return caption(found, per)
     name = found.attrs.get("experiment", "")
-    return f"No records{f' of {name}' * bool(name)} yet: `robustlit sweep {name or 'NAME'} --profile cpu -g seed 0:3` makes them"
+    command = f"robustlit sweep {name or 'NAME'} --profile {_suggested(name)} -g seed 0:3"
+    return f"No records{f' of {name}' * bool(name)} yet: `{command}` makes them"
 
 
 @checked
@@ -349,7 +358,7 @@ def _axis(found, x, y, ax):
 
 
 def _legend(fig, axes, lines):
-    "One legend beside all panels, of every line that some panel has."
+    "One legend below all panels, of every line that some panel has."
     named = {}
     for ax in axes:
         named |= {
@@ -357,7 +366,9 @@ def _legend(fig, axes, lines):
         }
         ax.get_legend().remove()
     if lines:
-        fig.legend([*named.values()], [*named], title=lines, loc="outside right center", fontsize=8, title_fontsize=8)
+        cols, below = 64 // (6 + max(map(len, named))), 1.2 * len(fig.get_supxlabel().splitlines())
+        place = dict(loc="outside lower center", ncols=max(1, min(cols, len(named))), borderaxespad=0.5 + below)
+        fig.legend([*named.values()], [*named], title=lines, fontsize=9, title_fontsize=9, **place)
 
 # %% ../nbs/evidence/70_plots.ipynb #6190855d
 @checked
@@ -371,7 +382,7 @@ def show(
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
     style: Annotated[str, one_of(("band", "bars"))] = "band",  # 'band' or 'bars'
     colours: Mapping | None = None,  # Value of `lines` to colour, where several figures must agree
-    cols: Count = 3,  # Panels a row, at most
+    cols: Count = 2,  # Panels a row, at most
     title: str = "",  # Above the figure
 ) -> Figure | None:  # None where there are no records
     "Mean and spread over seeds with a caption; one sentence where there are no records."
@@ -383,7 +394,8 @@ def show(
             check_choice(column, list(found.columns), name)
     values = list(found[panels].unique()) if panels else [None]
     cols, groups = min(cols, len(values)), list(found[lines].unique()) if lines else []
-    size, grid = (3.1 * cols + 1.4, 2.7 * -(-len(values) // cols) + 0.4), (-(-len(values) // cols), cols)
+    grid = (-(-len(values) // cols), cols)
+    size = (5.2, (2.3 if cols > 1 else 2.9) * grid[0] + 0.6 + 0.2 * -(-len(groups) // 4))
     fig, axes = plt.subplots(*grid, figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = _group_colours(groups, colours) if lines else None
     for ax, value in zip(axes.flat, values):
@@ -392,9 +404,12 @@ def show(
         _axis(part, x, y, ax), ax.set_title("" if panels is None else str(value).replace("_", " "), fontsize=9)
     for ax in axes.flat[len(values) :]:
         ax.axis("off")
+    fig.suptitle(textwrap.fill(title, 70), fontsize=10)
+    about = f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}"
+    fig.supxlabel(textwrap.fill(about, 80), fontsize=8)
     _legend(fig, axes.flat[: len(values)], lines)
-    fig.suptitle(title)
-    fig.supxlabel(f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}", fontsize=8)
+    below = 0.17 * len(fig.get_supxlabel().splitlines()) / size[1] if lines else 0  # the legend stands on the caption
+    fig.set_layout_engine("constrained", rect=(0, below, 1, 1 - below))
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae

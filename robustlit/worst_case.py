@@ -241,7 +241,7 @@ class Cascade:
             rows.append(dict(attack=name, tried=tried, broken=broken, standing=100 * left / len(by)))
         return pd.DataFrame(rows)
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #d0d484b0
 def _booked(threat, attack, eps):
     seen = {}
 

@@ -28,6 +28,7 @@ import robustlit
 from .checks import Seed, check_choice, check_values, checked
 from .digest import Table
 from .models import load_or_train, network_path
+from .sources import DatasetName
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -157,7 +158,7 @@ def _made(known: Network, fn: FunctionType, args: tuple, kwargs: dict) -> nn.Mod
 
     return load_or_train(model, timed, path)
 
-
+# %% ../nbs/learning/50_zoo.ipynb #babaf09d
 _Pairs = tuple[tuple[str, str], ...]
 
 
@@ -214,7 +215,7 @@ def find_network(
 def load_network(
     name: str,  # "<paper>/<name>", or a short name
     seed: Seed = 0,  # Of weights, order, and whatever else is random
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     paper: str | None = None,  # Whose networks come first, if the name is short
     **settings,  # What else the network's function takes; see `networks`
 ) -> nn.Module:  # Images in [0, 1] to logits, in eval mode

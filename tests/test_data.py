@@ -267,7 +267,7 @@ def test_augmentation_comes_before_the_permutation():
         (dict(permutation=torch.arange(35)), ValueError, "`permutation` .* 36"),
         (dict(permutation=torch.arange(36) // 2), ValueError, "`permutation` must name each"),
         (dict(permutation=torch.arange(36) + 1), ValueError, "`permutation` must name each"),
-        (dict(permutation=list(range(36))), ValueError, "`permutation`"),
+        (dict(permutation=list(range(36))), TypeError, "`permutation`"),
         (dict(generator=3), TypeError, "`generator`"),
         (dict(augment="flip"), TypeError, "`augment`"),
     ],

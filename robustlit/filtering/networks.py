@@ -115,7 +115,7 @@ class SqueezeNet(models.SqueezeNet):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(self.normalise(x))
 
-
+# %% ../../nbs/filtering/11_networks.ipynb #101841cc
 class ShuffleNet(models.ShuffleNetV2):
     "Torchvision's version 2, with its own normalisation, any width and any number of channels."
 

@@ -24,6 +24,7 @@ from .optimizer import MetaplasticAdam
 from ..models import network_path
 from ..provenance import hardware
 from ..records import Store
+from ..sources import DatasetName
 from ..streams import Task, permuted
 from ..training import Learner, Progress, Recorder, pick_device, save_atomically, set_seed
 from ..zoo import network, timed_training
@@ -116,7 +117,7 @@ def learned(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights and order
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 6,  # Tasks learned in turn
     epochs: Count = 25,  # Passes over each
     batch_size: Count = 100,  # Images a step

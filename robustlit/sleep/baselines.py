@@ -22,6 +22,7 @@ from ..data import as_images, load
 from .defences import adversarial_copies, distil, distorted_copies
 from .networks import READINGS, TRAINING, descend, reader, report_convnet
 from .stdp import sleep
+from ..sources import DatasetName
 from ..training import pick_device, set_seed
 from ..zoo import network
 
@@ -33,7 +34,7 @@ _Reading = Annotated[str, one_of(IMAGES)]
 @checked
 def training_part(
     reading: _Reading,  # Whose: "authors" or "report"
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
 ) -> tuple:  # Images and labels, on the device
     "The images that networks are trained on, and dream of: the first ones, at most five sixths of all."
     full = load(data, valid=0).to(pick_device())
@@ -43,7 +44,7 @@ def training_part(
 
 @checked
 def test_part(
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     images: Count = 10_000,  # How many, stratified by class
 ) -> tuple:  # Images, floats in [0, 1], and labels, on the device
     "The test images that networks are compared on."
@@ -93,7 +94,7 @@ class Start:
 def begin(
     reading: _Reading,  # Whose images and training: "authors" or "report"
     seed: Seed,  # Of everything
-    data: str,  # A name that `load` knows
+    data: DatasetName,  # A name that `load` knows
     hidden: tuple[Count, ...],  # Units of a perceptron's hidden layers
     epochs: Count,  # Passes over the training images
     batch_size: Count | None,  # Images a step; 100 (authors) or 128 (report) if None

@@ -18,6 +18,7 @@ from ..checks import Count, Seed, at_least, checked
 from ..data import as_images, load
 from ..models import load_or_train, network_path
 from ..records import experiment
+from ..sources import DatasetName
 from ..stressors import in_schema
 from .networks import descend
 from .rule_search import score, search, stressed, tested
@@ -39,7 +40,7 @@ def small_convnet(
 @checked
 def learned_convnet(
     seed: Seed = 0,  # Of weights and order
-    data: str = "cifar10",  # A name that `load` knows
+    data: DatasetName = "cifar10",  # A name that `load` knows
     epochs: Count = 8,  # Passes over the training images
     batch_size: Count = 100,  # Images a step
 ) -> nn.Module:  # In eval mode
@@ -63,7 +64,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 )
 def cifar_convnet(
     seed: Seed = 0,  # Of the network, the rules and the spikes
-    data: str = "cifar10",  # A name that `load` knows
+    data: DatasetName = "cifar10",  # A name that `load` knows
     epochs: Count = 8,  # Passes over the training images
     batch_size: Count = 100,  # Images a step
     budget: Count = 20,  # Rules that are tried

@@ -12,7 +12,7 @@ from functools import partial
 
 import pandas as pd
 
-from ..checks import Count, Counts, Seed
+from ..checks import check_int
 from ..records import experiment
 from .baselines import test_part
 from ..stressors import in_schema, stress
@@ -28,14 +28,15 @@ from ..zoo import load_network
 )
 def common_corruptions(
     network: str = "sleep",  # A name of the zoo
-    seed: Seed = 0,  # Of the network and the corruptions' random numbers
+    seed: int = 0,  # Of the network and the corruptions' random numbers
     data: str = "mnist",  # A name that `load` knows
-    hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
-    epochs: Count = 2,  # Passes over the training images
-    batch_size: Count | None = None,  # Images a step; the reading's own if None
-    images: Count = 1000,  # Test images, stratified by class
+    hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
+    epochs: int = 2,  # Passes over the training images
+    batch_size: int | None = None,  # Images a step; the reading's own if None
+    images: int = 1000,  # Test images, stratified by class
 ) -> pd.DataFrame:  # suite, stressor ("clean" among them), strength, unit, accuracy, ece (percent), n (images)
     "Accuracy under every corruption at every severity."
+    check_int(images, "images", 1)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     rows = stress(model, test_part(data, images), "corruptions", images=None, seed=seed)
     return rows[["suite", "stressor", "strength", "unit", "accuracy", "ece", "n"]]

@@ -25,7 +25,7 @@ from .defences import distortion
 from ..stressors import in_schema, under
 from .networks import View
 from .baselines import test_part
-from ..statistics import paired_difference
+from ..statistics import differences, paired_difference
 from ..evaluation import answers, logits_of
 from ..zoo import load_network, views_of
 
@@ -94,24 +94,16 @@ def gain(
     parent: str,  # Against whom
     stress: str,  # A name in `LEVELS`, or "fgsm"
     view: tuple | None = None,  # View and loss that FGSM attacks in both; if None the first of each one's `views_of`
-) -> (
-    pd.DataFrame
-):  # A row a strength: mean, low, high (points), p, n (seeds), effect (better, worse, or not told apart)
+) -> pd.DataFrame:  # As `differences`: a row a strength
     "Paired differences of accuracy."
-    rows, cell = [], {}
+    parts = []
     for name in (network, parent):
         part = df[(df["network"] == name) & (df["stressor"] == stress)]
         if stress == "fgsm":
             seen, loss = view or views_of(name, "sleep")[0]
             part = part[(part["view"] == seen) & (part["attack_loss"] == loss)]
-        cell[name] = part.pivot_table("accuracy", "seed", "strength")
-    for level in cell[network]:
-        d = paired_difference(cell[network][level], cell[parent][level])
-        effect = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
-        rows.append(
-            dict(stressor=stress, strength=level, mean=d.mean, low=d.low, high=d.high, p=d.p, n=d.n, effect=effect)
-        )
-    return pd.DataFrame(rows)
+        parts.append(part)
+    return differences(pd.concat(parts), [(network, parent)], over=["stressor", "strength"])
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bd2e678d
 @checked

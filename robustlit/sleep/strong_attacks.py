@@ -9,13 +9,13 @@ __all__ = ['EPS', 'BOUNDED', 'NEAREST', 'bounded', 'nearest', 'strong_attacks']
 
 # %% ../../nbs/sleep/55_strong_attacks.ipynb #7183dc36
 from functools import partial
-from typing import Annotated, cast
+from typing import cast
 
 import pandas as pd
 import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
-from ..checks import Count, Counts, Images, Labels, Seed, at_least, checked
+from ..checks import check_int
 from ..records import experiment
 from ..stressors import in_schema, under
 from .networks import View
@@ -40,13 +40,12 @@ NEAREST = (
     ("boundary", dict(queries=4000)),
 )
 
-
-@checked
+# %% ../../nbs/sleep/55_strong_attacks.ipynb #3957bbf3
 def bounded(
     model: torch.nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images
-    y: Labels,  # Labels
-    seed: Seed = 0,  # Of random starts
+    x: torch.Tensor,  # Images
+    y: torch.Tensor,  # Labels
+    seed: int = 0,  # Of random starts
 ) -> pd.DataFrame:  # suite, stressor, strength, unit, accuracy (percent), n; of `square` on two fifths of the images
     "Accuracy by radius, under each of `BOUNDED`."
     tables = []
@@ -60,12 +59,11 @@ def bounded(
     return pd.concat(tables)
 
 
-@checked
 def nearest(
     model: torch.nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images
-    y: Labels,  # Labels
-    seed: Seed = 0,  # Of random starts
+    x: torch.Tensor,  # Images
+    y: torch.Tensor,  # Labels
+    seed: int = 0,  # Of random starts
 ) -> pd.DataFrame:  # suite, stressor, strength (none), unit, accuracy (percent not broken at any distance), l0, l2, linf (medians, pixel units), n
     "How far the nearest wrong image is, by each of `NEAREST`; images read wrong to begin with are at distance 0."
     rows = []
@@ -87,16 +85,17 @@ def nearest(
 )
 def strong_attacks(
     network: str = "sleep",  # A name of the zoo
-    seed: Seed = 0,  # Of the network and the attacks' random numbers
+    seed: int = 0,  # Of the network and the attacks' random numbers
     data: str = "mnist",  # A name that `load` knows
-    hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
-    epochs: Count = 2,  # Passes over the training images
-    batch_size: Count | None = None,  # Images a step; the reading's own if None
-    images: Annotated[int, at_least(5)] = 500,  # Test images for the bounded attacks; a fifth of them for the others
+    hidden: tuple = (1200, 1200),  # Units of the perceptrons' hidden layers
+    epochs: int = 2,  # Passes over the training images
+    batch_size: int | None = None,  # Images a step; the reading's own if None
+    images: int = 500,  # Test images for the bounded attacks; a fifth of them for the others
 ) -> (
     pd.DataFrame
 ):  # suite, stressor, strength (eps), unit, accuracy (percent), l0, l2, linf (medians, pixel units), n (images)
     "Accuracy under strong attacks, and distances to the nearest wrong image."
+    check_int(images, "images", 5)
     model = load_network(network, seed, data, "sleep", hidden=tuple(hidden), epochs=epochs, batch_size=batch_size)
     model = View(model, views_of(network, "sleep")[0][0])
     x, y = test_part(data, images)

@@ -27,7 +27,7 @@ from robustlit.minimum_norm import local_optimality, size_of
 from robustlit.training import Learner, set_seed
 
 RESULTS = Path(__file__).parents[2] / "results" / "bench" / "minimum_norm.csv"
-BUDGETS = (200, 2000)
+BUDGETS, NORMS = (200, 2000), ("l2", "linf")
 
 
 def convnet(channels, side):
@@ -169,7 +169,7 @@ def bench(images=200, rounds=5):
     x, y, rows = as_images(data.x_test), data.y_test, []
     makers = dict(ours=ours) | {k: v for k, v in LIBRARIES.items() if importlib.util.find_spec(k)}
     for network, model in networks(data).items():
-        for norm in ("l2", "linf"):
+        for norm in NORMS:
             found = {}
             for library, make in makers.items():
                 for budget in BUDGETS:
