@@ -302,7 +302,9 @@ def _ours(v: Verdict):
     if v.finding is None or not v.finding.per_seed:
         return v.finding.measured if v.finding is not None else ""
     means, spreads = v.means, v.spreads
-    show = lambda k: f"{means[k]:.1f}" + ("" if math.isnan(spreads[k]) else f" ± {spreads[k]:.1f}")
+    digits = 1 if v.finding.unit else 2
+    number = lambda x: f"{x:.{digits}f}"
+    show = lambda k: number(means[k]) + ("" if math.isnan(spreads[k]) else f" ± {number(spreads[k])}")
     return (
         ", ".join(f"{k}: {show(k)}" if k else show(k) for k in means) + f" {v.finding.unit}".rstrip() + f" (n = {v.n})"
     )
