@@ -497,9 +497,9 @@ def readme_output(output):
     data = output.get("data", {})
     if "text/markdown" in data:
         return text_of(data["text/markdown"])
-    if "image/png" in data:
-        name = f"figure-{hashlib.sha256(text_of(data['image/png']).encode()).hexdigest()[:8]}.png"
-        (NBS / name).write_bytes(base64.b64decode(text_of(data["image/png"])))
+    if "image/jpeg" in data:
+        name = f"figure-{hashlib.sha256(text_of(data['image/jpeg']).encode()).hexdigest()[:8]}.jpg"
+        (NBS / name).write_bytes(base64.b64decode(text_of(data["image/jpeg"])))
         return f"![The figure that the cell draws]({name})"
     text = output.get("text") or data.get("text/plain")
     if text is None or any(mime.startswith("image/") for mime in data):
