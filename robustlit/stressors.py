@@ -10,7 +10,6 @@ __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Str
            'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
-import importlib
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from robustlit.checks import (
 )
 from .corruptions import CALIBRATIONS, GROUPS, blur, corrupt, noise
 from .data import Dataset, as_images
-from .digest import Table
+from .digest import Later, Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
 
@@ -272,20 +271,19 @@ def in_schema(
     return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
 
 # %% ../nbs/robustness/50_stressors.ipynb #21b85891
-PAPER_SUITES = {"filters": "robustlit.filtering.filter_map.filter_suite"}  # found when asked for; no part of "all"
+PAPER_SUITES = Table("suites of the papers", filters=Later("robustlit.filtering.filter_map", "filter_suite"))
 
 
 def suite_names() -> list:
     "What `stress` takes as `suite`."
-    return [*SUITES.names(), *PAPER_SUITES, "all"]
+    return [*SUITES.names(), *PAPER_SUITES.names(), "all"]
 
 
 def _suite(suite, model, x) -> list:
     if isinstance(suite, str):
         check_choice(suite, suite_names(), "suite")
         if suite in PAPER_SUITES:
-            module, _, name = PAPER_SUITES[suite].rpartition(".")
-            return getattr(importlib.import_module(module), name)(model, x)
+            return PAPER_SUITES[suite](model, x)
         return [s for name in (SUITES.names() if suite == "all" else [suite]) for s in SUITES[name](model, x)]
     chosen = list(suite)
     if not chosen or not all(isinstance(s, Stressor) for s in chosen):
