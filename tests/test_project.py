@@ -171,7 +171,8 @@ def test_notebook_head(path):
 
 
 def for_types_only(statement):
-    return isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+    asked = isinstance(statement, ast.If) and ast.unparse(statement.test) == "TYPE_CHECKING"
+    return asked and all(isinstance(s, ast.Import | ast.ImportFrom) for s in statement.body)
 
 
 @pytest.mark.parametrize("path", NBS, ids=name_of)
