@@ -714,7 +714,7 @@ class Transfer:
     def __init__(
         self,
         surrogates: _Surrogates,  # A network or several
-        attack: PGD | APGD | None = None,  # How to attack a surrogate; PGD(50, relative_step=0.1) if None
+        attack: Callable | None = None,  # How to attack a surrogate; PGD(50, relative_step=0.1) if None
         losses: tuple[_Loss, ...] = ("ce", "cw"),  # With each of these losses
         ensemble: bool = True,  # Also the mean of the surrogates' logits
     ):
