@@ -727,7 +727,7 @@ class Transfer:
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
         model, attack = self.models[r % self.rounds % len(self.models)], copy.copy(self.attack)
-        attack.loss = self.losses[r % self.rounds // len(self.models)]
+        attack.loss = self.losses[r % self.rounds // len(self.models)]  # ty: ignore[invalid-assignment]
         made = partial(Threat, norm=s.ball.norm, target=s.target, early_stop=False, clip=s.ball.clip)
         with eval_mode(model):
             found = worst_images(made(model, s.ball.x, s.y, seed=s.seed + r, ids=s.ids), attack, s.ball.eps)
