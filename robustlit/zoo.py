@@ -28,7 +28,6 @@ import robustlit
 from .checks import Seed, check_choice, check_values, checked
 from .digest import Table
 from .models import load_or_train, network_path
-from .sources import DatasetName
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -215,7 +214,7 @@ def find_network(
 def load_network(
     name: str,  # "<paper>/<name>", or a short name
     seed: Seed = 0,  # Of weights, order, and whatever else is random
-    data: DatasetName = "mnist",  # A name that `load` knows
+    data: str = "mnist",  # A name that `load` knows
     paper: str | None = None,  # Whose networks come first, if the name is short
     **settings,  # What else the network's function takes; see `networks`
 ) -> nn.Module:  # Images in [0, 1] to logits, in eval mode

@@ -26,8 +26,8 @@ def typed(tmp_path_factory):
     function, *sources = blocks("python")
     (folder / "coin.py").write_text(function, encoding="utf-8")
     cells = [new_code_cell(source) for source in sources]
-    for cell, tag in zip(cells[1:], ["parameters", "report", "report"], strict=True):
-        cell.metadata["tags"] = [tag]
+    for cell, tags in zip(cells[1:], [["parameters"], [], ["report"]], strict=True):
+        cell.metadata["tags"] = tags
     about = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
     nbformat.write(new_notebook(cells=cells, metadata=about), folder / "coin.ipynb")
     env = os.environ | dict(PYTHONPATH=str(ROOT), ROBUSTLIT_RUNS=str(folder / "runs"))

@@ -466,7 +466,7 @@ def test_the_teacher_is_another_network_of_the_same_shape(monkeypatch, tmp_path,
     monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
     monkeypatch.setattr(baselines, "load", lambda *a, **k: data)
     monkeypatch.setattr(baselines, "distil", note)
-    rival(network, 0, "made", (7, 6), epochs=4)
+    rival(network, 0, "digits", (7, 6), epochs=4)
     ((teacher, student, x, y, how),) = seen
     chosen = dict(temperature=50, epochs=4, weight=WEIGHTS[network])
     assert how == chosen | dict(lr=0.1, momentum=0.5, batch_size=128)
@@ -497,7 +497,7 @@ def test_the_weight_of_distillation_is_chosen_on_images_never_trained_on(monkeyp
 def test_the_convolutional_network_is_the_reports(watched, monkeypatch):
     data = made(60, 28)
     monkeypatch.setattr(baselines, "load", lambda *a, **k: data)
-    net = rival("convnet", 0, "made")
+    net = rival("convnet", 0, "digits")
     sizes = [tuple(p.shape) for p in net.parameters() if p.ndim > 1]
     assert sizes == [(32, 1, 5, 5), (64, 32, 3, 3), (1200, 1600), (10, 1200)]
     assert watched[0].how == PUBLISHED["control"] | dict(epochs=2)
@@ -1437,7 +1437,9 @@ def test_the_difference_is_paired_over_seeds():
         first = rows[(rows.stressor == stress) & (rows["view"] == "logits") & (rows.attack_loss != "square")]
         assert table.index.tolist() == sorted(table.index) and (table.n == 5).all() and (table.stressor == stress).all()
         for level, row in table.iterrows():
-            one, other = (first[(first.network == n) & (first.level == level)].accuracy for n in ("sleep", "authors"))
+            one, other = (
+                first[(first.network == n) & (first.strength == level)].accuracy for n in ("sleep", "authors")
+            )
             test = scipy.stats.ttest_rel(one, other)
             assert (row["mean"], row.low, row.high) == pytest.approx((1 - level, *test.confidence_interval()))
             assert row.p == pytest.approx(test.pvalue)
@@ -1569,7 +1571,7 @@ def test_the_lowest_view_is_found_seed_by_seed(decoy):
     rows = measured(lambda n, s, v: 60.0, ("sleep", "authors"), decoy=decoy)
     low = lowest_view(rows)
     assert len(low) == 2 * 5 * len(EPS) and set(low.stressor) == {"fgsm"}
-    one = low[(low.network == "sleep") & (low.seed == 0) & (low.level == 0.1)].accuracy.item()
+    one = low[(low.network == "sleep") & (low.seed == 0) & (low.strength == 0.1)].accuracy.item()
     assert one == 60 - 3 + min(decoy, 0)
     table = gain(low, "sleep", "authors", "fgsm", ("lowest", "any"))
     assert table["mean"].tolist() == pytest.approx([min(decoy, 0)] * len(EPS))

@@ -51,7 +51,7 @@ def test_final_accuracy_reads_one_way_of_testing(rows):
     [
         (dict(n_tasks=0), "`n_tasks`"),
         (dict(epochs=0), "`epochs`"),
-        (dict(width=-1), "`hidden`"),
+        (dict(width=-1), "`width`"),
         (dict(meta=-0.5), "`meta`"),
         (dict(network="spiking"), "`network` is unknown"),
         (dict(gamma_init="zeros"), "`gamma_init` is unknown"),
