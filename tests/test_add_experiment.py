@@ -43,7 +43,7 @@ def typed(tmp_path_factory):
 
 def test_the_page_leads_to_records(typed):
     folder, told = typed
-    assert "heads" in told[0]
+    assert "figure:" in told[0] and "notebook:" in told[0]
     assert len([*(folder / "runs").rglob("*.parquet")]) == 6
 
 
