@@ -128,7 +128,7 @@ def test_unknown_names_are_refused_with_the_nearest():
         recorded(slope, profile="papr")
     with pytest.raises(ValueError, match="'local/slope'"):
         find_experiment("local/slop")
-    with pytest.raises(TypeError, match="must be an experiment or its name, got int"):
+    with pytest.raises(TypeError, match="must be a string or an Experiment, got 3"):
         records(3)
 
 
