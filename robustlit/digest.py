@@ -1496,7 +1496,7 @@ def _asked(function, loaded: bool) -> tuple:
 
 def code_digest(
     function: Callable,  # Of anybody's package, script or notebook: a function, class, method, lambda, closure, partial
-    loaded: bool = False,  # By the text as `remember` kept it, not as it is on disk now
+    loaded: bool = False,  # By the text as `robustlit.digest.remember` kept it, not as it is on disk now
 ) -> str:  # 16 hexadecimal digits
     "Digest of what a function does: its syntax tree, each global name replaced by the digest of what it means."
     text = _asked(function, loaded)[2]
