@@ -631,6 +631,7 @@ class Square:
     "Random squares at the edge of the ball, kept while the margin falls; no gradients."
 
     norms, from_clean = ("linf",), False
+    draws = 2  # Uniform numbers a query, beside one a channel
 
     @checked
     def __init__(
@@ -647,19 +648,28 @@ class Square:
         share = self.p / 2 ** sum(int(k * self.pace) > q for q in HALVINGS)
         return min(max(round(math.sqrt(share * h * w)), 1), h, w)
 
+    def begin(self, s: State, start: int) -> Tensor:
+        "Vertical stripes at the edge of the ball."
+        c, _, w = s.ball.x.shape[1:]
+        return torch.where(image_uniform(s.ids, s.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
+
+    def throw(self, s: State, u: Tensor, side: int) -> Tensor:
+        "The images with one more square each."
+        return _throw_square(s, u, side)
+
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
         c, h, w = s.ball.x.shape[1:]
         start = r * 2**24
-        s.a = torch.where(image_uniform(s.ids, s.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
+        s.a = self.begin(s, start)
         s.logits = search.query(s, s.a)
         s.score = search.threat.score(s.i, s.logits)
         if search.leave(s):
             return
         for k in range(1, self.queries // search.threat.oracle.eot - 1):
             if (k - 1) % CHUNK == 0:
-                s.uniform = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 2))
-            trial = _throw_square(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
+                s.uniform = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + self.draws))
+            trial = self.throw(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
             logits = search.query(s, trial)
             score = search.threat.score(s.i, logits)
             better = score < s.score

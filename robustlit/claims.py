@@ -118,6 +118,7 @@ class Claim:
     condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
     where_cpu: dict | None = None  # Parameters of those runs; by default `where`
     min_seeds: int = 3  # Fewer say nothing
+    amended: str = ""  # What was changed in the condition after records existed, and why
 
     def __call__(self, rows: pd.DataFrame, scale: str = "paper") -> Finding:
         return self.check(rows, scale)
@@ -389,9 +390,8 @@ def ledger(
     for c in known_claims(paper):
         v = verdict(c, store, source)
         row = dict(claim=c.id, paper=c.paper, source=c.source, statement=c.statement, published=_published(c.published))
-        rows.append(
-            row | dict(ours=v.ours, profile=v.profile or "", verdict=v.label + "*" * v.stale, command=v.command)
-        )
+        label = v.label + "*" * v.stale + ", amended" * bool(c.amended)
+        rows.append(row | dict(ours=v.ours, profile=v.profile or "", verdict=label, command=v.command))
     columns = "claim paper source statement published ours profile verdict command".split()
     return pd.DataFrame(rows, columns=columns)
 
@@ -425,11 +425,10 @@ def _named(which) -> Claim:
 
 def _row(c: Claim, v: Verdict) -> dict:
     "A line of `verdicts`."
-    said = getattr(c, "amended", "")
-    amended = f" (amended: {said})" if said else ""
+    amended = f" (amended: {c.amended})" if c.amended else ""
     condition = c.condition_cpu if v.scale == "cpu" and c.condition_cpu else c.condition
     rests = v.rests_on or f"`{v.command}` makes the records"
-    row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours, condition=condition)
+    row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
 

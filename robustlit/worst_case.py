@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .attacks import APGD, ATTACKS, CHUNK, HALVINGS, PGD, Attacked, Search, Square, State, Threat
+from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, Search, Square, State, Threat
 from .attacks import _check, image_uniform, untouched, worst_images
-from .checks import Count, Images, Labels, at_least, between, checked, one_of
+from .checks import Count, Images, Labels, at_least, checked, one_of
 from .minimum_norm import FAB, FABT
 
 # %% ../nbs/robustness/24_worst_case.ipynb #b2258c05
@@ -87,19 +87,10 @@ class Bumps:
         return self.full(s, move.scatter(2, other, 0.0).scatter(2, here, new).view(n, c, h, w))
 
 # %% ../nbs/robustness/24_worst_case.ipynb #d789c2fd
-@checked
-class SquareL2(Bumps):
+class SquareL2(Bumps, Square):
     "Random bumps in l2, kept while the margin falls; no gradients."
 
-    norms, from_clean = ("l2",), False
-
-    def __init__(
-        self,
-        queries: Annotated[int, at_least(2)] = 1000,  # Forward passes an image may cost, the verdict's included
-        p: Annotated[float, between(0, 1)] = 0.8,  # Share of the image that the first windows cover
-        rescale: bool = True,  # Fit the schedule of 10,000 queries into these
-    ):
-        self.queries, self.p, self.pace = queries, p, 10_000 / queries if rescale else 1.0
+    norms, draws = ("l2",), 5
 
     def side(self, k: int, h: int, w: int) -> int:
         "Side of the window of query `k`, in pixels: odd, and at least 3 where there is room."
@@ -107,29 +98,12 @@ class SquareL2(Bumps):
         odd = max(round(math.sqrt(share * h * w)), 3) // 2 * 2 + 1
         return max(min(odd, h, w), 2)
 
-    def __call__(self, search: Search, s: State, r: int):
-        "Attack the images of `s` in round `r`."
+    def begin(self, s: State, start: int) -> Tensor:
+        "Bumps all over the image."
         c, h, w = s.ball.x.shape[1:]
         if min(h, w) < 2:
             raise ValueError(f"'square_l2' needs images of at least 2 by 2 pixels, got {h} by {w}")
-        start = r * 2**24
-        s.a = self.full(s, self.tiles(s, image_uniform(s.ids, s.seed, start, (c, h, w)), max(min(h, w) // 5, 2)))
-        s.logits = search.query(s, s.a)
-        s.score = search.threat.score(s.i, s.logits)
-        if search.leave(s):
-            return
-        for k in range(1, self.queries // search.threat.oracle.eot - 1):
-            if (k - 1) % CHUNK == 0:
-                s.uniform = image_uniform(s.ids, s.seed, start + 1 + k // CHUNK, (CHUNK, c + 5))
-            trial = self.throw(s, s.uniform[:, (k - 1) % CHUNK], self.side(k, h, w))
-            logits = search.query(s, trial)
-            score = search.threat.score(s.i, logits)
-            better = score < s.score
-            s.a = torch.where(better.view(-1, 1, 1, 1), trial, s.a)
-            s.score = torch.minimum(score, s.score)
-            if search.leave(s, better & search.threat.wins(s.i, logits)):
-                return
-        search.record(s)
+        return self.full(s, self.tiles(s, image_uniform(s.ids, s.seed, start, (c, h, w)), max(min(h, w) // 5, 2)))
 
 # %% ../nbs/robustness/24_worst_case.ipynb #71c7162a
 def kl_divergence(

@@ -268,6 +268,7 @@ def noise_helps_on_noise(df: pd.DataFrame, scale: str) -> Finding:
     condition="at eps 0.1, gradient of the cross-entropy of cooled logits: the mean of the distilled perceptron is more than "
     "3 points above the control's, and the 95 % interval of the convolutional network distilled minus plain lies above zero",
     experiment="sleep/noise_blur_fgsm",
+    amended="that distillation helps the convolutional network too was asked when its records existed",
     where=dict(network=["control", "distilled", "convnet", "convnet_distilled"]),
     min_seeds=5,
 )
