@@ -41,7 +41,9 @@ def layer_scores(
     thresholds: int | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
     thin: bool = True,  # A narrow network, or the paper's
     tiny_size: int = 32,  # Side of Tiny ImageNet's images
-) -> pd.DataFrame:  # The schema of `stress` with layer, alpha_norm, eps, n_zero, n_total, n_active, most_given, right, ...
+) -> (
+    pd.DataFrame
+):  # The schema of `stress` with layer, alpha_norm, eps, n_zero, n_total, n_active, most_given, right, ...
     "Accuracy, clean and attacked, under every filter of every layer."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
     x, y = held_out(data, images, "test", tiny_size)
