@@ -17,6 +17,7 @@ import functools
 import importlib
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,6 +226,7 @@ class Oracle:
         eot: Count = 1,  # Draws of a random network
     ):
         self.model, self.y, self.eot, self.classes = model, y, eot, 0
+        self.cut = False  # Whether no gradient came back to the images
 
     def forward(self, a: Tensor) -> Tensor:
         "Logits of one pass, checked the first time."
@@ -256,12 +258,18 @@ class Oracle:
         a = a.requires_grad_()
         z = self.forward(a)
         value = attack_loss(z, y, loss, target)
-        if not value.requires_grad:
-            raise ValueError(
-                "`model` cuts the gradient off (no_grad, detach or numpy inside): only 'square' can attack it"
-            )
-        (g,) = torch.autograd.grad(value.sum(), a, allow_unused=True)
-        return torch.zeros_like(a) if g is None else g, z.detach(), value.detach()
+        return self.slope(value.sum(), a), z.detach(), value.detach()
+
+    def slope(self, value: Tensor, a: Tensor, again: bool = False) -> Tensor:
+        "How a number changes with each pixel of `a`: what is finite of it, and zeros where nothing leads back."
+        g = None
+        if value.requires_grad:
+            (g,) = torch.autograd.grad(value, a, retain_graph=again or None, allow_unused=True)
+        if g is None and not self.cut:
+            told = "no gradient of `model` reaches the images (no_grad, detach, rounding or numpy inside)"
+            warnings.warn(f"{told}: attacks with gradients stand still; take 'square' or 'boundary'", stacklevel=2)
+        self.cut |= g is None
+        return torch.zeros_like(a) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
 
 # %% ../nbs/robustness/10_attacks.ipynb #67005bb7
 class State(SimpleNamespace):
