@@ -818,9 +818,18 @@ def _parameters(attack):
     return tuple(inspect.signature(attack).parameters)
 
 
+def _ours(attack: Callable) -> Callable:
+    "An attack with the interface of this notebook: itself, or `OwnAttack` around somebody else's."
+    from robustlit.own_attacks import OwnAttack
+
+    if next(iter(inspect.signature(attack).parameters), None) == "search":
+        return attack
+    return OwnAttack(attack)
+
+
 @checked
 def make_attack(
-    attack: _Attack,  # A name in `ATTACKS`, or an attack already made
+    attack: _Attack,  # A name in `ATTACKS`, an attack already made, or one of yours
     **options,  # Of the attack and of `Threat`
 ) -> tuple:  # The attack, and the options that are `Threat`'s
     "An attack from its name and options; `ValueError` for names that nobody knows."
@@ -829,7 +838,9 @@ def make_attack(
     for name in options:
         check_choice(name, [*own, *THREAT], f"option of {attack}")
     threat = {k: v for k, v in options.items() if k in THREAT}
-    return attack if ready else ATTACKS[attack](**{k: v for k, v in options.items() if k not in THREAT}), threat
+    if ready:
+        return _ours(attack), threat
+    return ATTACKS[attack](**{k: v for k, v in options.items() if k not in THREAT}), threat
 
 # %% ../nbs/robustness/10_attacks.ipynb #22775ccb
 _Mode = Annotated[str, one_of(("eval", "as_is"))]
@@ -872,7 +883,7 @@ def attack_images(
     x: Images,  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,), int64
     eps: NotNegative,  # Radius, in pixel units
-    attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
+    attack: _Attack = "pgd",  # A name in `ATTACKS`, an attack already made, or one of yours
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
@@ -901,7 +912,7 @@ def attack_curve(
     x: Images,  # Images (n, c, h, w), floats in [0, 1]
     y: Labels,  # Labels (n,), int64
     eps: _Radii,  # Radii, in pixel units, all different
-    attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
+    attack: _Attack = "pgd",  # A name in `ATTACKS`, an attack already made, or one of yours
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in

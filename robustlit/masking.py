@@ -180,7 +180,7 @@ def _pressed(z: Tensor) -> str:
     "The range that outputs are pressed into and fill to the edge, or an empty string."
     low, high = (v.item() for v in z.aminmax())
     for end, name in ((0, "a sigmoid"), (-1, "a tanh")):
-        if end <= low < end + 0.01 and 0.99 < high <= 1:
+        if end <= low < end + 0.02 and 0.98 < high <= 1:
             return f"the outputs lie between {low:.3f} and {high:.3f}, as behind {name}"
     return ""
 
@@ -553,13 +553,27 @@ def audit(
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
+    attack: Callable | None = None,  # One of yours, (model, x, y, eps) to images, or another library's: is it sound?
 ) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
     x, y = images_and_labels(data, images)
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with torch.random.fork_rng(), restored(model), eval_mode(model):
         torch.manual_seed(seed)
-        return _audited(model, x.to(kind), y, eps, surrogates, seed)
+        table = _audited(model, x.to(kind), y, eps, surrogates, seed)
+        return table if attack is None else _with_attack(table, model, x.to(kind), y, attack, seed)
+
+
+def _with_attack(table: "pd.DataFrame", model: nn.Module, x: Tensor, y: Tensor, attack: Callable, seed: int):
+    "The table with what there is to say of somebody's own attack."
+    import pandas as pd
+
+    from robustlit.own_attacks import attack_check
+
+    found = attack_check(model, (x, y), attack, table.attrs["eps"], seed).assign(kind="attack")
+    whole = pd.concat([table, found[list(table)]], ignore_index=True)
+    whole.attrs.update(table.attrs)
+    return whole
 
 
 def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":

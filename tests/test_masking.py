@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from robustlit import planted
-from robustlit.attacks import attack_images
+from robustlit.attacks import attack_curve, attack_images
 from robustlit.masking import CHECKS, audit, audit_summary
 
 CAUSES = {
@@ -263,3 +263,53 @@ def test_a_batch_norm_that_learns_while_it_looks_is_put_back():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     audit(model, (x, y), images=50)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def straight(model, x, y, eps, steps=20):
+    moved = x.clone()
+    for _ in range(steps):
+        moved.requires_grad_()
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(moved), y), moved)
+        moved = (moved.detach() + eps / 4 * g.sign()).clamp(x - eps, x + eps).clamp(0, 1)
+    return moved
+
+
+def clipping(model, x, y, eps, steps=20):
+    move = torch.zeros_like(x)
+    for _ in range(steps):
+        move.requires_grad_()
+        shown = (x + move).clamp(1e-6, 1 - 1e-6)
+        (g,) = torch.autograd.grad(nn.functional.cross_entropy(model(shown), y), move)
+        move = (move.detach() + eps / 4 * g.sign()).clamp(-eps, eps)
+    return (x + move).clamp(0, 1)
+
+
+OWN = {
+    "sound": (straight, set()),
+    "clips inside": (clipping, {"known answer", "strength"}),
+    "goes too far": (lambda m, x, y, e: straight(m, x, y, 2 * e), {"ball"}),
+    "leaves [0, 1]": (lambda m, x, y, e: x + e * (x - 0.5).sign(), {"ball", "known answer", "strength"}),
+    "noise": (lambda m, x, y, e: (x + e * torch.randn_like(x).sign()).clamp(0, 1), {"known answer", "strength"}),
+    "raises": (lambda m, x, y, e: 1 / 0, {"ball", "known answer", "strength"}),
+    "no images": (lambda m, x, y, e: None, {"ball", "known answer", "strength"}),
+}
+
+
+@pytest.mark.parametrize("what", list(OWN))
+def test_an_own_attack_is_audited(what):
+    attack, red = OWN[what]
+    table = audit(planted.linear()[0], planted.linear()[1:], 0.1, images=200, attack=attack)
+    mine = table[table.kind == "attack"]
+    assert {c.removeprefix("own attack: ") for c in mine.check[mine.red]} == red, mine.finding.tolist()
+
+
+def test_an_own_attack_goes_where_a_name_goes_and_never_wins_outside_the_ball():
+    net, x, y = planted.linear()
+    by_name = attack_images(net, x, y, 0.1, "pgd", generator=torch.Generator().manual_seed(0)).correct
+    own = attack_images(net, x, y, 0.1, straight).correct
+    assert (own != by_name).sum() <= 2
+    rows = attack_curve(net, x, y, [0.05, 0.1], straight)
+    assert rows.groupby("eps").correct.sum().is_monotonic_decreasing
+    for bad, told in ((lambda m, x, y, e: 1 - x, "stay within eps 0.1"), (lambda m, x, y, e: x[:3], "images of shape")):
+        with pytest.raises(ValueError, match=told):
+            attack_images(net, x, y, 0.1, bad)
