@@ -157,13 +157,12 @@ def _other_ranges(x: Tensor) -> dict:
 def _range(s):
     now, others = s.right(s.x), {name: s.right(x) for name, x in _other_ranges(s.x).items()}
     best = max(others, key=lambda name: others[name].mean())
-    most = _percent(others[best])
-    if _fewer(others[best], now, 5):
-        return (
-            True,
-            f"{_percent(now):.1f} % right on images in [0, 1], but {most:.1f} % on the same {best}: put that into the model",
-        )
-    return False, f"images lie in [0, 1]; {_percent(now):.1f} % right, at most {most:.1f} % in another range"
+    before, most = _percent(now), _percent(others[best])
+    large = most >= 2 * before or 100 - most <= (100 - before) / 2
+    if large and _fewer(others[best], now, 5):
+        told = f"{before:.1f} % right on images in [0, 1], but {most:.1f} % on the same {best}"
+        return True, f"{told}: put that into the model"
+    return False, f"images lie in [0, 1]; {before:.1f} % right, at most {most:.1f} % in another range"
 
 # %% ../nbs/robustness/60_masking.ipynb #76562521
 @_check("something to audit", "cause")
