@@ -27,6 +27,17 @@ from .stressors import images_and_labels
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
+# %% ../nbs/robustness/60_masking.ipynb #3efdadd3
+def _gradient(model, x: Tensor, y: Tensor) -> Tensor:
+    "Gradient of each image's cross-entropy with respect to its pixels; zero where the graph is cut."
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        loss = F.cross_entropy(model(x), y, reduction="sum")
+        if not loss.requires_grad:
+            return torch.zeros_like(x)
+        (g,) = torch.autograd.grad(loss, x, allow_unused=True)
+    return torch.zeros_like(x) if g is None else g
+
 # %% ../nbs/robustness/60_masking.ipynb #72fdb197
 class Subject:
     "The model under audit, its images, and every attack made on it so far."
@@ -70,13 +81,7 @@ class Subject:
 
     def gradient(self, x: Tensor, model: nn.Module | None = None) -> Tensor:
         "Gradient of each image's cross-entropy with respect to its pixels; zero where the graph is cut."
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            loss = F.cross_entropy((model or self.model)(x), self.y, reduction="sum")
-            if not loss.requires_grad:
-                return torch.zeros_like(x)
-            (g,) = torch.autograd.grad(loss, x, allow_unused=True)
-        return torch.zeros_like(x) if g is None else g
+        return _gradient(model or self.model, x, self.y)
 
     def loss(self, x: Tensor) -> Tensor:
         "Cross-entropy of each image."
@@ -119,7 +124,7 @@ def _range(s):
         )
     return False, f"images lie in [0, 1]; {now:.1f} % right, at most {others[best]:.1f} % in another range"
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b0074850
 @_check("outputs", "cause")
 def _outputs(s):
     if look_like_probabilities(s.clean):
@@ -176,11 +181,11 @@ def _double(s) -> Tensor | None:
     except Exception:  # any model may have float32 written into it: then there is no second opinion
         return None
 
-
+# %% ../nbs/robustness/60_masking.ipynb #2fd169b2
 def _copy_in_double(model):
     return copy.deepcopy(model).double().eval()
 
-
+# %% ../nbs/robustness/60_masking.ipynb #ab198538
 @_check("zero gradients", "cause")
 def _zero_gradients(s):
     size = s.gradient(s.x).abs().flatten(1).amax(1)
@@ -264,7 +269,7 @@ def _many_steps(s):
     one, many = s.under("fgsm"), s.under("pgd", steps=50)
     return many > one + 1, f"PGD of 50 steps leaves {many:.1f} %, one step of FGSM {one:.1f} %"
 
-
+# %% ../nbs/robustness/60_masking.ipynb #9d0655d2
 @_check("convergence", "symptom")
 def _convergence(s):
     few, white = s.under("pgd", steps=50, restarts=3), _white_box(s)
@@ -321,7 +326,7 @@ def _large_eps(s):
     chance, left = 100 / s.clean.shape[1], s.under("pgd", 1.0, steps=50)
     return left > chance + 2, f"at eps 1 PGD leaves {left:.1f} %, chance is {chance:.1f} %"
 
-
+# %% ../nbs/robustness/60_masking.ipynb #cba0299e
 @_check("random noise", "symptom")
 def _random_noise(s):
     white = _white_box(s)
@@ -344,7 +349,7 @@ class Scaled(nn.Module):
     def forward(self, x):
         return self.factor * self.model(x)
 
-
+# %% ../nbs/robustness/60_masking.ipynb #87bcd68b
 @_check("scale of logits", "symptom")
 def _scale(s):
     white = _white_box(s)
@@ -422,7 +427,7 @@ def audit(
         torch.manual_seed(seed)
         return _audited(model, x.float(), y, eps, surrogates, seed)
 
-
+# %% ../nbs/robustness/60_masking.ipynb #224d2442
 def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     rows, (low, high) = [], (v.item() for v in x.aminmax())
     if math.isnan(low):
