@@ -63,11 +63,11 @@ def margin_of(
     others = logits.scatter(1, y[:, None], -math.inf)
     return logits.gather(1, y[:, None])[:, 0] - others.max(1).values
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #8eb7c84f
 def _cross_entropy(logits, y, target):
     return F.cross_entropy(logits, y, reduction="none") if target is None else -_cross_entropy(logits, target, None)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #30ef848c
 def _dlr(logits, y, target):
     if logits.shape[1] < (3 if target is None else 4):
         raise ValueError(f"`loss` 'dlr' ranks 3 classes (4 with a target), got {logits.shape[1]}; take 'cw'")
@@ -165,7 +165,7 @@ class Ball:
 def _int64(v):
     return (v + 2**63) % 2**64 - 2**63
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #89bb1df4
 STRIDE = _int64(0x9E3779B97F4A7C15)
 
 
@@ -174,7 +174,7 @@ def _mix(z):
         z.bitwise_xor_((z >> shift).bitwise_and_(2 ** (64 - shift) - 1)).mul_(factor)
     return z
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #6248174f
 @checked
 def image_uniform(
     ids: Tensor,  # A number for each image (n,), int64
@@ -281,7 +281,7 @@ class State(SimpleNamespace):
             if isinstance(value, (Tensor, Ball)):
                 setattr(self, name, value[rows])
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #63f1e768
 @dataclass
 class Attacked:
     "What an attack found, a row an image, and what it spent on that image."
@@ -305,6 +305,13 @@ def _target_classes(threat, target: Tensor | str) -> Tensor:
     if (target == threat.y).any():
         raise ValueError("`target` must differ from `y` for every image")
     return target
+
+# %% ../nbs/robustness/10_attacks.ipynb #b00a9ef7
+def _clean_gradient(threat, loss) -> tuple:
+    "Gradient, logits and loss at the clean images, taken when they are first asked for."
+    if loss not in threat.kept:
+        threat.kept[loss] = threat.oracle.gradient(threat.x, threat.y, loss)
+    return threat.kept[loss]
 
 # %% ../nbs/robustness/10_attacks.ipynb #61e84b8e
 class Threat:
@@ -330,9 +337,8 @@ class Threat:
         self.oracle, self.seed = Oracle(model, y, eot), seed
         self.norm, self.clip, self.restarts, self.early_stop = norm, clip, restarts, early_stop
         self.ids = torch.arange(len(x), device=x.device) if ids is None else ids
-        self.share, self.kept, self._clean, self.target = share and eot == 1, {}, None, None
-        if target is not None:
-            self.target = _target_classes(self, target)
+        self.share, self.kept, self._clean = share and eot == 1, {}, None
+        self.target = None if target is None else _target_classes(self, target)
 
     def clean(self) -> Tensor:
         "Logits of the clean images."
@@ -357,9 +363,7 @@ class Threat:
         "Gradient, logits and loss where the state stands."
         if not (self.share and s.a is s.ball.x and s.target is None):
             return self.oracle.gradient(s.a, s.y, loss, s.target)
-        if loss not in self.kept:
-            self.kept[loss] = self.oracle.gradient(self.x, self.y, loss)
-        return tuple(v[s.i] for v in self.kept[loss])
+        return tuple(v[s.i] for v in _clean_gradient(self, loss))
 
 # %% ../nbs/robustness/10_attacks.ipynb #91a115c5
 def _worse(threat: Threat, i: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -367,6 +371,17 @@ def _worse(threat: Threat, i: Tensor, new: Tensor, old: Tensor) -> Tensor:
     broken, before = (threat.wins(i, z) for z in (new, old))
     score, least = (threat.score(i, z) for z in (new, old))
     return (broken & ~before) | ((broken == before) & (score < least))
+
+# %% ../nbs/robustness/10_attacks.ipynb #7bbdbfb6
+def _worst(search, i: Tensor, logits: Tensor) -> tuple:
+    "The worst images so far and their logits, when the images `i` as found now have these."
+    if not logits.isfinite().all():
+        raise ValueError("`model` must give finite logits, got NaN or infinity at an attacked image")
+    if not search.logits.shape[1]:
+        return search.found, logits
+    better = _worse(search.threat, i, logits, search.logits[i])
+    best = search.best.index_copy(0, i[better], search.found[i[better]])
+    return best, search.logits.index_copy(0, i[better], logits[better])
 
 # %% ../nbs/robustness/10_attacks.ipynb #8faa4de3
 class Search:
@@ -416,14 +431,7 @@ class Search:
 
     def keep(self, i: Tensor, logits: Tensor):
         "Take over the images found where they are worse than the ones before."
-        if not logits.isfinite().all():
-            raise ValueError("`model` must give finite logits, got NaN or infinity at an attacked image")
-        if not self.logits.shape[1]:
-            self.best, self.logits = self.found, logits
-        else:
-            better = _worse(self.threat, i, logits, self.logits[i])
-            self.best = self.best.index_copy(0, i[better], self.found[i[better]])
-            self.logits = self.logits.index_copy(0, i[better], logits[better])
+        self.best, self.logits = _worst(self, i, logits)
         self.found = self.threat.x
 
 # %% ../nbs/robustness/10_attacks.ipynb #a44472a7
@@ -500,7 +508,7 @@ def FGSM(
     "One step of length `eps` from the image."
     return PGD(1, relative_step=1.0, random_start=False, loss=loss)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #0b5bf9b7
 @checked
 def BIM(
     steps: Count = 10,  # Gradients to take
@@ -512,7 +520,7 @@ def BIM(
     relative_step = 1 / check_int(steps, "steps", 1) if step_size is None and relative_step is None else relative_step
     return PGD(steps, step_size, relative_step, random_start=False, loss=loss)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #1f33eb6d
 @checked
 def MIM(
     steps: Count = 10,  # Gradients to take
@@ -630,11 +638,22 @@ def _throw_square(
     squares = torch.where(u[:, 2:, None] < 0.5, low, high)
     return s.a.reshape(n, c, h * w).scatter(2, at, squares).view(n, c, h, w)
 
-# %% ../nbs/robustness/10_attacks.ipynb #b3676007
+# %% ../nbs/robustness/10_attacks.ipynb #7770bb55
+def _stripes(s: State, start: int) -> Tensor:
+    "Vertical stripes at the edge of the ball."
+    c, _, w = s.ball.x.shape[1:]
+    return torch.where(image_uniform(s.ids, s.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
+
+# %% ../nbs/robustness/10_attacks.ipynb #e5a3c78e
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 CHUNK = 64
 
 
+def _share(p: float, spent: int) -> float:
+    "`p`, halved as often as the queries spent say."
+    return p / 2 ** sum(spent > q for q in HALVINGS)
+
+# %% ../nbs/robustness/10_attacks.ipynb #b3676007
 class Square:
     "Random squares at the edge of the ball, kept while the margin falls; no gradients."
 
@@ -653,13 +672,11 @@ class Square:
 
     def side(self, k: int, h: int, w: int) -> int:
         "Side of the square of query `k`, in pixels."
-        share = self.p / 2 ** sum(int(k * self.pace) > q for q in HALVINGS)
-        return min(max(round(math.sqrt(share * h * w)), 1), h, w)
+        return min(max(round(math.sqrt(_share(self.p, int(k * self.pace)) * h * w)), 1), h, w)
 
     def begin(self, s: State, start: int) -> Tensor:
         "Vertical stripes at the edge of the ball."
-        c, _, w = s.ball.x.shape[1:]
-        return torch.where(image_uniform(s.ids, s.seed, start, (c, 1, w)) < 0.5, s.ball.lo, s.ball.hi)
+        return _stripes(s, start)
 
     def throw(self, s: State, u: Tensor, side: int) -> Tensor:
         "The images with one more square each."
@@ -697,7 +714,7 @@ class RandomSign:
         s.a = s.ball.step(s.ball.x, torch.where(u < 0.5, -1.0, 1.0).to(u.dtype), s.ball.eps)
         search.record(s)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #efeddb72
 class UniformNoise:
     "A place in the ball drawn uniformly."
 
@@ -721,7 +738,7 @@ class MeanLogits(nn.Module):
     def forward(self, x):
         return torch.stack([model(x) for model in self.models]).mean(0)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #934b09be
 _Surrogates = nn.Module | Annotated[Collection[nn.Module], not_empty]
 
 
@@ -817,7 +834,7 @@ _Attack = Annotated[str, one_of(ATTACKS)] | Callable
 def _parameters(attack):
     return tuple(inspect.signature(attack).parameters)
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #90f22764
 def _ours(attack: Callable) -> Callable:
     "An attack with the interface of this notebook: itself, or `OwnAttack` around somebody else's."
     from robustlit.own_attacks import OwnAttack
@@ -868,7 +885,7 @@ def untouched(
         for m, was in modes:
             m.training = was
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #8acd23b9
 def _check(x, y, generator):
     check_labels(y, len(x))
     if not len(x):
@@ -902,7 +919,7 @@ def _rows(found, ids, eps, target):
     columns = ("correct", "predicted", "margin", "loss", "gradients", "queries", *(("reached",) if target else ()))
     return pd.DataFrame(dict(image=ids.cpu(), eps=eps) | {c: getattr(found, c).cpu().numpy() for c in columns})
 
-
+# %% ../nbs/robustness/10_attacks.ipynb #2567f063
 _Radii = NotNegative | Annotated[Collection[NotNegative], not_empty]
 
 

@@ -53,7 +53,7 @@ def _per_seed(values):
         raise ValueError(f"`values` must hold one number a seed, got shapes {[v.shape for v in out.values()]}")
     return out
 
-
+# %% ../nbs/evidence/60_claims.ipynb #19382051
 @dataclass(frozen=True)
 class Finding:
     "What the function of a claim found in the records."
@@ -90,7 +90,7 @@ _claims = {}
 def _values(value):
     return list(value) if isinstance(value, list | tuple | range) else [value]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #aec2a010
 def _word(value):
     if isinstance(value, list | tuple):
         return json.dumps(value)
@@ -201,12 +201,12 @@ def _from(store):
 
     return source
 
-
+# %% ../nbs/evidence/60_claims.ipynb #0e546c21
 def _settings(where):
     "Every combination of the values of `where`, each a dict."
     return [dict(zip(where, values)) for values in itertools.product(*map(_values, where.values()))]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #3b37712a
 def _seeds(rows, setting):
     "Seeds that have rows of this setting; runs where there is no seed."
     if rows.empty:
@@ -224,7 +224,7 @@ def _complete(rows, settings):
     column = "seed" if "seed" in rows.columns else "key"
     return (rows[rows[column].isin(seeds)].reset_index(drop=True) if seeds else rows), seeds
 
-
+# %% ../nbs/evidence/60_claims.ipynb #7f3a97e4
 def _lacking(claim, scale, rows, settings):
     "What stands between these rows and a verdict, in words; empty if nothing does."
     n, swept = claim.min_seeds, [k for k, v in claim.runs(scale).items() if len(_values(v)) > 1]
@@ -233,6 +233,17 @@ def _lacking(claim, scale, rows, settings):
     if not parts and len(_complete(rows, settings)[1]) < n:
         parts = [f"{n} seeds that all settings share ({len(_complete(rows, settings)[1])} so far)"]
     return f"profile {scale}: {'; '.join(parts)}" if parts else ""
+
+# %% ../nbs/evidence/60_claims.ipynb #f79a4ac2
+def _means(v) -> dict:
+    "Mean over seeds of each number, by name."
+    return {k: float(x.mean()) for k, x in (v.finding.per_seed if v.finding else {}).items()}
+
+
+def _spreads(v) -> dict:
+    "Standard deviation over seeds of each number, with n - 1; NaN for one seed."
+    found = v.finding.per_seed if v.finding else {}
+    return {k: float(x.std(ddof=1)) if len(x) > 1 else math.nan for k, x in found.items()}
 
 # %% ../nbs/evidence/60_claims.ipynb #a95907e8
 @dataclass(frozen=True, eq=False)
@@ -249,6 +260,13 @@ class Verdict:
     stale: bool = False  # Whether some records are older than their code
     missing: str = ""  # What the next better verdict needs
 
+    means, spreads = property(_means), property(_spreads)
+
+    mean = property(
+        lambda v: next(iter(v.means.values()), math.nan), doc="Of the first number, NaN where there is none."
+    )
+    spread = property(lambda v: next(iter(v.spreads.values()), math.nan), doc="Likewise; NaN for one seed.")
+
     @property
     def profile(self) -> str | None:
         return self.scale
@@ -263,27 +281,6 @@ class Verdict:
         "What makes the records that this verdict rests on, or that it lacks."
         small = self.scale == "cpu" or (self.scale is None and self.claim.condition_cpu is not None)
         return self.claim.command("cpu" if small else "paper")
-
-    @property
-    def means(self) -> dict:
-        "Mean over seeds of each number, by name."
-        return {k: float(v.mean()) for k, v in (self.finding.per_seed if self.finding else {}).items()}
-
-    @property
-    def spreads(self) -> dict:
-        "Standard deviation over seeds of each number, with n - 1; NaN for one seed."
-        found = self.finding.per_seed if self.finding else {}
-        return {k: float(v.std(ddof=1)) if len(v) > 1 else math.nan for k, v in found.items()}
-
-    @property
-    def mean(self) -> float:
-        "Of the first number, NaN where there is none."
-        return next(iter(self.means.values()), math.nan)
-
-    @property
-    def spread(self) -> float:
-        "Of the first number, NaN where it is not known."
-        return next(iter(self.spreads.values()), math.nan)
 
     @property
     def ours(self) -> str:
@@ -310,7 +307,7 @@ def _ours(v: Verdict):
         ", ".join(f"{k}: {show(k)}" if k else show(k) for k in means) + f" {v.finding.unit}".rstrip() + f" (n = {v.n})"
     )
 
-
+# %% ../nbs/evidence/60_claims.ipynb #6bc6351d
 def _sentence(v: Verdict):
     if v.finding is None or v.outcome == "not measured":
         why = f"needs {v.missing}" if v.finding is None else v.finding.measured
@@ -338,7 +335,7 @@ def _judged(claim, scale, rows, seeds):
         claim, finding.outcome, scale, finding, len(seeds), about.removesuffix(", some from older code"), machines, old
     )
 
-
+# %% ../nbs/evidence/60_claims.ipynb #6d422a8d
 def verdict(
     claim: Claim,  # What is to be judged
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -366,7 +363,7 @@ def verdict(
 def _order(c: Claim):
     return c.paper, [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #5b577b6b
 def known_claims(
     paper: str | None = None,  # Only those of one paper
 ) -> list:  # Of `Claim`, in the order of their ids
@@ -379,7 +376,7 @@ def known_claims(
         check_choice(paper, sorted({c.paper for c in found}), "paper")
     return [c for c in found if paper in (None, c.paper)]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #d13c87e4
 def ledger(
     paper: str | None = None,  # Only the claims of one paper
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -422,7 +419,7 @@ def _named(which) -> Claim:
         )
     return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
 
-
+# %% ../nbs/evidence/60_claims.ipynb #e724384f
 def _row(c: Claim, v: Verdict) -> dict:
     "A line of `verdicts`."
     amended = f" (amended: {c.amended})" if c.amended else ""
@@ -431,7 +428,7 @@ def _row(c: Claim, v: Verdict) -> dict:
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
-
+# %% ../nbs/evidence/60_claims.ipynb #5c8d995a
 def verdicts(
     *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -453,7 +450,7 @@ def _standing(definitions, store=None) -> dict:
         found[f"{c.paper} {c.id}"] = about | dict(definitions=definitions(c.check) | code[c.experiment])
     return found
 
-
+# %% ../nbs/evidence/60_claims.ipynb #71b3120f
 def _recorded(folder: Path) -> dict:
     "From experiment to its records in the tables of a folder, as (key, checksum)."
     tables = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.glob("*/*.parquet")}
@@ -464,12 +461,12 @@ def _recorded(folder: Path) -> dict:
 def _sentence_of(standing):
     return f"{standing['label']}: {standing['ours']}".removesuffix(": ") if standing else "no such claim"
 
-
+# %% ../nbs/evidence/60_claims.ipynb #59f6e0c6
 def _says(standing):
     "What must be the same for a claim not to have moved."
     return standing and [standing["label"], standing["ours"], {k: f"{v:.9g}" for k, v in standing["means"].items()}]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #12644448
 def _moves(
     old: dict,  # Standing of every claim by name, as of then
     now: dict,  # The same as of today
@@ -502,7 +499,7 @@ spec.loader.exec_module(digest)
 open(sys.argv[2], "w", encoding="utf-8").write(json.dumps(_standing(digest.definitions)))
 """
 
-
+# %% ../nbs/evidence/60_claims.ipynb #ae40fa37
 def _unpack(rev: str, folder: Path):
     "The package and its tables as of a revision; `ValueError` where there is none."
     home = Path(robustlit.__file__).absolute().parent.parent
@@ -538,7 +535,7 @@ def moved_claims(
     moved.attrs["new"] = new
     return moved
 
-
+# %% ../nbs/evidence/60_claims.ipynb #f179d62e
 def _standing_in(tree: Path, rev: str) -> dict:
     "The standing of the claims in another tree, told by its own code."
     told = tree / "standing.json"

@@ -57,7 +57,7 @@ def _add_stress_options(parser: argparse.ArgumentParser):
     parser.add_argument("--out", metavar="PAGE", help="the page to write (default: stress-FACTORY.html)")
     parser.add_argument("--no-audit", action="store_true", help="leave the audit out")
 
-
+# %% ../nbs/evidence/95_command.ipynb #c4aee417
 def _add_run_options(parser: argparse.ArgumentParser):
     parser.add_argument("notebook", help="path, or name of the experiment such as 'forgetting'")
     parser.add_argument("-p", nargs=2, action="append", metavar=("NAME", "VALUE"), help="set a parameter")

@@ -57,7 +57,7 @@ def canonical(
 def _frozen(value):
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #897b1203
 def _text(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
@@ -67,7 +67,7 @@ def _wants_float(annotation) -> bool:
     kinds = typing.get_args(annotation) if several else (annotation,)
     return float in [typing.get_args(k)[0] if typing.get_origin(k) is typing.Annotated else k for k in kinds]
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #79550ac1
 def _as_argument(value, annotation):
     return float(value) if _wants_float(annotation) and type(value) is int else _frozen(value)
 
@@ -102,9 +102,31 @@ PROVENANCE = COLUMNS[SCHEMA]
 ONCE = ("uses", "definitions")  # long texts, which stand in a record's first row only
 RESERVED = {*PROVENANCE, "profile", "stale"}
 
+# %% ../nbs/evidence/20_experiments.ipynb #e6311fc6
+def _resemble(thing, function: FunctionType):
+    "Give a frozen object the name, the module and the docstring of a function."
+    for what in ("__module__", "__name__", "__qualname__", "__doc__"):
+        object.__setattr__(thing, what, getattr(function, what))
+    object.__setattr__(thing, "__wrapped__", function)
+
+# %% ../nbs/evidence/20_experiments.ipynb #b12ae8ec
+class _Called:
+    "Called like the function that it wraps."
+
+    __wrapped__: FunctionType
+
+    def __call__(self, *args, **kwargs) -> typing.Any:
+        check_values(self.__wrapped__, inspect.signature(self.__wrapped__).bind(*args, **kwargs).arguments)
+        return self.__wrapped__(*args, **kwargs)
+
+    def __reduce__(self):
+        home, name = self.__wrapped__.__module__, self.__wrapped__.__name__
+        named = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
+        return name if named else super().__reduce__()
+
 # %% ../nbs/evidence/20_experiments.ipynb #fca11046
 @dataclasses.dataclass(frozen=True, eq=False)
-class Experiment:
+class Experiment(_Called):
     "A function with a name, a version and profiles; it is called as the function is."
 
     function: FunctionType  # From parameters to a DataFrame
@@ -116,22 +138,11 @@ class Experiment:
     upgrade: Callable | None = None  # From rows as they once were to rows as they are now
 
     def __post_init__(self):
+        _resemble(self, self.function)
         object.__setattr__(self, "id", self.id or self.name)
-        for what in ("__module__", "__name__", "__qualname__", "__doc__"):
-            object.__setattr__(self, what, getattr(self.function, what))
-        object.__setattr__(self, "__wrapped__", self.function)
-
-    def __call__(self, *args, **kwargs) -> typing.Any:
-        check_values(self.function, inspect.signature(self.function).bind(*args, **kwargs).arguments)
-        return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<experiment {self.name}, version {self.version}>"
-
-    def __reduce__(self):
-        home, name = self.function.__module__, self.function.__name__
-        named = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
-        return name if named else super().__reduce__()
 
     @property
     def name(self) -> str:
@@ -175,7 +186,7 @@ def _bound(exp: Experiment, profile: str, given: dict) -> dict:
         raise TypeError(f"{exp.name} needs a value for {', '.join(f'`{k}`' for k in lacking)}")
     return {k: _checked(exp, k, given[k]) if k in given else canonical(v, k) for k, v in full.items()}
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #bb79e947
 def _checked(exp: Experiment, name: str, value):
     "The canonical value of a parameter; `TypeError` if its annotation does not allow it."
     value, p = canonical(value, name), exp.parameters[name]
@@ -192,13 +203,13 @@ def _checked(exp: Experiment, name: str, value):
 def _key(id: str, version: int, named: dict) -> str:
     return hashlib.sha256(_text([id, version, named]).encode()).hexdigest()[:16]
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #f0c883be
 def _named(exp: Experiment, bound: dict) -> dict:
     "The parameters that enter the key: a later one does not at its `added` value."
     added = {k: _text(canonical(v, k)) for k, v in exp.added.items()}
     return {k: v for k, v in bound.items() if k not in added or _text(v) != added[k]}
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #f2c3c9a7
 def _size(exp: Experiment, texts: dict) -> str:
     for profile in reversed(PROFILES):
         pins = exp.profiles.get(profile)
@@ -211,7 +222,7 @@ def _size(exp: Experiment, texts: dict) -> str:
 def _values_of(pin: str, several: bool) -> frozenset:
     return frozenset(map(_text, json.loads(pin))) if several else frozenset([pin])
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #ee9775e3
 def _pin_texts(exp: Experiment, profile: str, name: str) -> frozenset:
     pin = exp.profiles[profile][name]
     return _values_of(_text(canonical(pin, name)), isinstance(pin, tuple))
@@ -228,7 +239,7 @@ def _default_exp(path: Path) -> list:
         return []
     return [m for c in cells if c["cell_type"] == "code" for m in _exports.findall("".join(c["source"]))][:1]
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #e2ca9f24
 def _notebook_module(fn: FunctionType) -> str:
     "The module that the notebook exports to in which `fn` was written, without the package; empty if there is none."
     there = fn.__globals__
@@ -255,7 +266,7 @@ def _paper_of(fn: FunctionType) -> str:
     written = _notebook_module(fn).split(".") if fn.__module__ == "__main__" else []
     return written[-2] if len(written) > 1 and written[-1] == fn.__name__ else "local"
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #f1b6af88
 def experiment(
     version: int = 1,  # Raise it when old records no longer mean the same
     smoke: dict | None = None,  # Parameters of a run of seconds
@@ -295,7 +306,7 @@ def _refuse_bad(exp: Experiment):
                 _checked(exp, k, value)
     check_name(exp.name, "name"), check_name(exp.id, "id")
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #3dc49473
 def check_name(
     name: str,  # Of an experiment
     argument: str = "experiment",  # What it is called, for the message
@@ -305,7 +316,7 @@ def check_name(
         raise ValueError(f"`{argument}` must be two words such as 'sleep/noise_blur_fgsm', got {name!r}")
     return name
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #2efa9af9
 def _register(exp: Experiment):
     for name, other in [*_registry.items()]:
         if other.id == exp.id and name != exp.name:
@@ -339,7 +350,7 @@ def find_experiment(
         raise ValueError(f"`experiment` is unknown: {which!r}; {nearest(which, sorted(known_experiments()))}")
     return [*found.values(), *renamed][0]
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #af71efda
 def known_experiments() -> set:  # Names such as 'metaplasticity/forgetting'
     "Names of all experiments: those of the package and those decorated in this process."
     folder = Path(robustlit.__file__).parent
@@ -350,7 +361,7 @@ def known_experiments() -> set:  # Names such as 'metaplasticity/forgetting'
 def _home(name: str) -> list:
     return sorted(p.parent.name for p in Path(robustlit.__file__).parent.glob(f"*/{name}.py"))
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #60aa82a2
 def _import_experiment(name: str):
     if name not in _registry:
         home, _, last = name.partition("/")
@@ -358,7 +369,7 @@ def _import_experiment(name: str):
         if isinstance(exp, Experiment):
             _registry[exp.name] = exp
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #da085735
 def _all_experiments() -> list:
     for name in sorted(known_experiments()):
         _import_experiment(name)
@@ -372,7 +383,7 @@ def _known(name: str) -> Experiment | None:
         _import_experiment(name)
     return _registry.get(name)
 
-
+# %% ../nbs/evidence/20_experiments.ipynb #e2f4f6b3
 def _renamed_to(id: str) -> Experiment | None:
     "The experiment of this process whose records have that id."
     return next((exp for exp in _registry.values() if exp.id == id), None)

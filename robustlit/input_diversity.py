@@ -47,7 +47,7 @@ def gaussian_kernel(
     line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     return torch.outer(line, line) / line.sum() ** 2
 
-
+# %% ../nbs/robustness/26_input_diversity.ipynb #7e024525
 def smoothed(
     g: Tensor,  # Gradients (n, c, h, w)
     kernel: Tensor,  # (size, size)

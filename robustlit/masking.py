@@ -183,7 +183,7 @@ def _pressed(z: Tensor) -> str:
             return f"the outputs lie between {low:.3f} and {high:.3f}, as behind {name}"
     return ""
 
-
+# %% ../nbs/robustness/60_masking.ipynb #05f62901
 @_check("outputs", "cause")
 def _outputs(s):
     if look_like_probabilities(s.clean):
@@ -219,7 +219,7 @@ def _state(s):
         )
     return False, "no call leaves anything behind for the next"
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b0716301
 @_check("randomness", "cause")
 def _randomness(s):
     if _state(s)[0]:
@@ -266,7 +266,7 @@ def _double(s) -> Tensor | None:
     except Exception:  # any model may have float32 written into it: then there is no second opinion
         return None
 
-
+# %% ../nbs/robustness/60_masking.ipynb #2fd169b2
 def _copy_in_double(model):
     return copy.deepcopy(model).double().eval()
 
@@ -278,7 +278,7 @@ def _cut(s) -> bool:
         z = s.model(x)
         return not z.requires_grad or torch.autograd.grad(z.sum(), x, allow_unused=True)[0] is None
 
-
+# %% ../nbs/robustness/60_masking.ipynb #12ea2201
 @_check("zero gradients", "cause")
 def _zero_gradients(s):
     if _cut(s):
@@ -375,7 +375,7 @@ def _by_margin(s) -> Tensor:
     margin = s.left("pgd", steps=50, loss="cw")
     return torch.minimum(margin, s.left("apgd_dlr", steps=50)) if s.clean.shape[1] > 2 else margin
 
-
+# %% ../nbs/robustness/60_masking.ipynb #0decb001
 def _white_box(s) -> Tensor:
     "Which images withstand all attacks with gradients."
     return torch.minimum(_by_entropy(s), _by_margin(s))
@@ -387,7 +387,7 @@ def _many_steps(s):
     text = f"PGD of 50 steps leaves {_percent(many):.1f} %, one step of FGSM {_percent(one):.1f} %"
     return _fewer(many, one, 1), text
 
-
+# %% ../nbs/robustness/60_masking.ipynb #4a8a4101
 @_check("convergence", "symptom")
 def _convergence(s):
     white, long = _white_box(s), s.left("pgd", steps=200, restarts=5)
@@ -441,7 +441,7 @@ def _large_eps(s):
     text = f"at eps 1 PGD leaves {_percent(left):.1f} %, chance is {100 * chance:.1f} %"
     return _tail(int((left >= 0.5).sum()), len(left), chance + 0.01) < LEVEL, text
 
-
+# %% ../nbs/robustness/60_masking.ipynb #836f2401
 @_check("random noise", "symptom")
 def _random_noise(s):
     white, noise = _white_box(s), torch.minimum(s.left("uniform_noise"), s.left("random_sign"))
@@ -464,7 +464,7 @@ class Scaled(nn.Module):
     def forward(self, x):
         return self.factor * self.model(x)
 
-
+# %% ../nbs/robustness/60_masking.ipynb #cea2e101
 @_check("scale of logits", "symptom")
 def _scale(s):
     scaled = {k: s.right(s.images("apgd_ce", model=Scaled(s.model, k), steps=50)) for k in (0.1, 10)}
@@ -574,7 +574,7 @@ def _with_attack(table: "pd.DataFrame", model: nn.Module, x: Tensor, y: Tensor, 
     whole.attrs.update(table.attrs)
     return whole
 
-
+# %% ../nbs/robustness/60_masking.ipynb #b739c001
 def _audited(model, x, y, eps, surrogates, seed) -> "pd.DataFrame":
     rows, (low, high) = [], (v.item() for v in x.aminmax())
     if math.isnan(low):

@@ -54,11 +54,11 @@ from .digest import Later, Table
 def _wide(v):
     return v.view(-1, 1, 1, 1)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #ccc962d6
 def _far(x, a):
     return (a - x).flatten(1).norm(dim=1)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #936402ac
 @dataclass
 class Smallest:
     "The nearest wrong images that were found, a row an image."
@@ -99,7 +99,7 @@ def _broken(search, s, z):
     ahead = -search.threat.score(s.i, z)
     return search.threat.wins(s.i, z) & (ahead > 16 * torch.finfo(z.dtype).eps * z.abs().amax(1))
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #11551a54
 @checked
 def input_slopes(
     search: Search,  # Whom to ask, and where to count it
@@ -177,7 +177,7 @@ def saliency(
     "How much a change helps the goal and hurts the others."
     return torch.where((alpha * beta < 0) & torch.where(alpha > 0, up, down), (alpha * beta).abs(), 0)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #e220cdee
 @checked
 def best_pair(
     alpha: Tensor,  # Slopes of the goal's score (n, pixels)
@@ -257,7 +257,7 @@ def _note(search, s, t, won, kappa):
     nearer = good & (t.far < s.far[t.row])
     s.far[t.row[nearer]], s.best[t.row[nearer]] = t.far[nearer], t.a[nearer]
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #774bb159
 def _adam(t, k, lr, kappa):
     "One step on w, whose slope follows from the image's: dx'/dw = 2 x' (1 - x')."
     push = _wide(t.c * (t.value < kappa))
@@ -368,7 +368,7 @@ def _serves(search: Search, s: State, a: Tensor) -> Tensor:
     "Whether the answer is one that the attacker wants (n,)."
     return search.threat.wins(s.i, search.query(s, a))
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #aef10786
 def _halve(search: Search, s: State, start: Tensor, far: Tensor):
     "Move from `start` towards the images, to the border."
     s.low, s.high = far.new_zeros(len(s.i)), far.new_ones(len(s.i))
@@ -452,7 +452,7 @@ def _made(attack, options):
     rules = {k: v for k, v in options.items() if k in RULES}
     return make(**{k: v for k, v in options.items() if k in own}) if make else attack, rules
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #024513a4
 @checked
 def smallest(
     model: nn.Module,  # Images in [0, 1] to logits

@@ -41,7 +41,7 @@ def finite(
     "What can be used of a gradient."
     return torch.nan_to_num(g, 0.0, 0.0, 0.0)
 
-
+# %% ../nbs/robustness/22_minimum_norm.ipynb #9d910492
 def unit(
     g: Tensor,  # Gradients (n, c, h, w)
     s: State,  # Whose they are: its ids and seed say what is drawn
@@ -63,7 +63,7 @@ def begin(
     "Nothing found yet."
     s.best, s.far = s.ball.x.clone(), s.ball.x.new_full((len(s.i),), math.inf)
 
-
+# %% ../nbs/robustness/22_minimum_norm.ipynb #f7b47e7a
 def remember(
     search: Search,  # Who is asked
     s: State,  # Where the images are
@@ -76,7 +76,7 @@ def remember(
     s.best, s.far = torch.where(_wide(nearer), s.a, s.best), torch.where(nearer, far, s.far)
     return won
 
-
+# %% ../nbs/robustness/22_minimum_norm.ipynb #a6465ffd
 def cosine(
     first: float,  # Value at the first step
     last: float,  # Value that the last step comes near
@@ -203,7 +203,7 @@ def _greedy(w, want, room):
     d = ((want - gain.cumsum(1) + gain) / w.clamp(min=TINY)).clamp_(min=0)
     return torch.zeros_like(w).scatter(1, order, torch.minimum(d, room))
 
-
+# %% ../nbs/robustness/22_minimum_norm.ipynb #50205bb7
 def _even(w, want, room, pace):
     t = torch.zeros_like(want)
     for _ in range(100):
@@ -216,7 +216,7 @@ def _even(w, want, room, pace):
         t = new
     return torch.minimum(t * pace, room)
 
-
+# %% ../nbs/robustness/22_minimum_norm.ipynb #07356179
 def to_plane(
     x: Tensor,  # Images (n, c, h, w)
     w: Tensor,  # Normals of the planes (n, c, h, w)

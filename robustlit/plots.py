@@ -106,7 +106,7 @@ def _bounds(v: np.ndarray, interval):
         return (m - v.std(ddof=1), m + v.std(ddof=1)) if many else (np.nan, np.nan)
     return (v.min(), v.max()) if interval == "range" else (np.nan, np.nan)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #c46bb8e9
 @checked
 def spread(
     df: pd.DataFrame,  # Tidy rows
@@ -139,7 +139,7 @@ def _group_colours(groups, colours):
         raise ValueError(f"`group` must have at most {len(COLOURS)} values to stay legible, got {len(groups)}")
     return dict(zip(groups, COLOURS))
 
-
+# %% ../nbs/evidence/70_plots.ipynb #1be8d5ad
 def _draw(ax, p, style, label, colour, marker):
     "One line with its band or bars."
     ends = (p["mean"] - p["low"]).fillna(0), (p["high"] - p["mean"]).fillna(0)
@@ -149,7 +149,7 @@ def _draw(ax, p, style, label, colour, marker):
     ax.plot(p.x, p["mean"], label=label, color=colour, marker=marker)
     ax.fill_between(p.x, p["mean"] - ends[0], p["mean"] + ends[1], color=colour, alpha=0.2, linewidth=0)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #55841ceb
 def _count(n):
     low, high = n.min(), n.max()
     return f"n = {low}" if low == high else f"n = {low} to {high}"
@@ -227,7 +227,7 @@ def _pictures(images):
         raise ValueError(f"`images` must lie in [0, 1], got {images.min():.3g} to {images.max():.3g}")
     return [i[0] if len(i) == 1 else i.transpose(1, 2, 0) for i in images.detach().cpu().numpy()]
 
-
+# %% ../nbs/evidence/70_plots.ipynb #b8c06309
 @checked
 def image_grid(
     images,  # Tensor (n, c, h, w) or (n, h, w), floats in [0, 1] or uint8, or a list of images
@@ -288,12 +288,12 @@ def _machine(text):
     m = re.fullmatch(r"cpu, (\d+) cores?, (.+)", str(text))
     return f"{m[1]}-core {m[2].removesuffix(' Processor').removesuffix(' CPU')} CPU" if m else str(text)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #003ee1df
 def _listed(values):
     *most, last = values
     return f"{', '.join(most)} and {last}" if most else last
 
-
+# %% ../nbs/evidence/70_plots.ipynb #c49b8f38
 @checked
 def caption(
     df: pd.DataFrame,  # Rows with the provenance columns of `robustlit.records.records`
@@ -320,7 +320,7 @@ def _suggested(name, asked="cpu"):
     own = [p for p in PROFILES if name not in known_experiments() or p in find_experiment(name).profiles]
     return [own[0], *(p for p in own if PROFILES.index(p) <= PROFILES.index(asked))][-1]
 
-
+# %% ../nbs/evidence/70_plots.ipynb #e56658d8
 @checked
 def about_records(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
@@ -333,7 +333,7 @@ def about_records(
     command = f"robustlit sweep {name or 'NAME'} --profile {_suggested(name)} -g seed 0:3"
     return f"No records{f' of {name}' * bool(name)} yet: `{command}` makes them"
 
-
+# %% ../nbs/evidence/70_plots.ipynb #ef67e0ec
 @checked
 def needs_records(
     draw: Callable,  # Takes rows from `records` first and shows them
@@ -356,7 +356,7 @@ def _axis(found, x, y, ax):
     if y == "accuracy":
         ax.set(ylabel="accuracy (%)", ylim=(0, 101))
 
-
+# %% ../nbs/evidence/70_plots.ipynb #ab0fb683
 def _legend(fig, axes, lines):
     "One legend below all panels, of every line that some panel has."
     named = {}

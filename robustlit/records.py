@@ -43,7 +43,7 @@ from .store import NewerRecord, project_folder, read_records  # noqa: F401  # ch
 def _no_confirmations() -> dict:
     return dict(confirmed=[], uses=[], definitions={})
 
-
+# %% ../nbs/evidence/40_records.ipynb #97dc5070
 def _as_confirmations(told: typing.Any) -> dict:
     "The contents of a file of confirmations, checked; its first form was a list."
     if isinstance(told, list):
@@ -87,7 +87,7 @@ def _record_texts(parameters: str) -> dict:
 def _added_texts(added: str) -> dict:
     return {k: _text(canonical(v)) for k, v in json.loads(added).items()}
 
-
+# %% ../nbs/evidence/40_records.ipynb #c694716f
 def _texts(exp: Experiment, record: Record) -> dict:
     "Canonical text of every parameter of a record, later ones included."
     return _added_texts(_text(exp.added)) | _record_texts(record.about["parameters"])

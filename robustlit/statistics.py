@@ -48,7 +48,7 @@ def _vector(values, name):
         raise ValueError(f"`{name}` must hold at least one number in one dimension, got shape {out.shape}")
     return out
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #13124364
 _Confidence = Annotated[float, above(0), below(1)]
 
 
@@ -86,7 +86,7 @@ def _matched(a, b):
         raise ValueError(f"`a` and `b` must be equally long to be paired, got {len(a)} and {len(b)}")
     return a, b
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #28000147
 @checked
 def paired_difference(
     a: Iterable,  # Seed to number as a Series or dict, or numbers in the order of the seeds
@@ -143,7 +143,7 @@ def _cells(found, on, value, y, by, over):
     points = part.groupby([*over], sort=False, dropna=False) if over else [((), part)]
     return {point: rows.groupby(by)[y].mean() for point, rows in points}
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #9dc35322
 def _entry(a: pd.Series, b: pd.Series) -> dict:
     d = paired_difference(a, b)
     effect = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"

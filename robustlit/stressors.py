@@ -60,7 +60,7 @@ def images_and_labels(
         x, y = x[few], y[few]
     return x, y
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #be4b5122
 def _pair(data):
     if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(t, Tensor) for t in data):
         raise TypeError(f"`data` must be a Dataset or a pair (images, labels) of tensors, got {type(data).__name__}")
@@ -78,12 +78,12 @@ class Stressor:
     unit: str  # What `strength` counts
     run: Callable  # (model, x, y, seed) to logits (n, classes)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #19df1044
 def _corrupted(model, x, y, seed, name, severity, calibration):
     generator = torch.Generator().manual_seed(seed)
     return logits_of(model, corrupt(x, name, severity, calibration, generator))
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #528e6d75
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
 _Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
 
@@ -118,7 +118,7 @@ def _attacked(model, x, y, seed, name, eps, options: dict):
         parts.append(attack_images(model, a, b, eps, name, generator=generator, **options).x)
     return logits_of(model, torch.cat(parts))
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #b9d2f270
 _Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
 _Radii = tuple[Share, ...] | None
 
@@ -142,7 +142,7 @@ def _kept(model: nn.Module) -> tuple:
     found = {id(t): t for _, p, b, _ in modules for t in [*p.values(), *b.values()] if t is not None}
     return modules, [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in found.values()]
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #14f139d8
 @torch.no_grad()
 def _put_back(modules: list, tensors: list):
     for m, parameters, buffers, mode in modules:
@@ -155,7 +155,7 @@ def _put_back(modules: list, tensors: list):
         t.requires_grad_(flag) if t.requires_grad != flag else None
         t.grad = grad
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #7db2ea85
 @checked
 @contextmanager
 def restored(
@@ -179,7 +179,7 @@ def _changed(model, x, y, seed, change):
         with block if hasattr(block, "__enter__") else nullcontext():
             return logits_of(model, x)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #5c15bee1
 @checked
 def model_stressor(
     suite: str,  # "faults", "weight_filters", ...
@@ -200,7 +200,7 @@ def _has(model, where) -> bool:
     except ValueError:
         return False
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #1705ee24
 @checked
 def fault_suite(
     model: nn.Module,  # Its layers with weights, its batch norm and its activations, as far as it has them
@@ -252,7 +252,7 @@ def under(
     strength = (0.0 if suite == "clean" else float("nan")) if strength is None else float(strength)
     return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #a86f4fbd
 @checked
 def in_schema(
     rows: "pd.DataFrame",  # As records hold them, of now or of earlier
@@ -278,7 +278,7 @@ def suite_names() -> list:
     "What `stress` takes as `suite`."
     return [*SUITES.names(), *PAPER_SUITES.names(), "all"]
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #0fb2ce40
 def _suite(suite, model, x) -> list:
     if isinstance(suite, str):
         check_choice(suite, suite_names(), "suite")
@@ -347,7 +347,7 @@ def _errors(rows: "pd.DataFrame") -> tuple:
     clean = 100 - rows.loc[rows["stressor"] == "clean", "accuracy"].iloc[0]
     return 100 - part.groupby("stressor", sort=False)["accuracy"].mean(), clean
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #1f43b9d4
 @checked
 def corruption_error(
     rows: "Annotated[pd.DataFrame, _three]",  # From `stress`

@@ -36,7 +36,7 @@ def _hill(h, w, dtype, device):
         hill[max(top - k, 0) : top + k + 1, max(left - k, 0) : left + k + 1] += 1 / (k + 1) ** 2
     return hill / hill.norm()
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #c61d6367
 def bump(
     side: Annotated[int, at_least(2)],  # Of the window, in pixels
     dtype: torch.dtype = torch.float32,  # Of what comes out
@@ -114,7 +114,7 @@ def kl_divergence(
     p = clean.log_softmax(1)
     return (p.exp() * (p - logits.log_softmax(1))).sum(1)
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #4b5ee27b
 def _from_clean(attack, search, s):
     "A copy of the attack that leads away from the clean answer, whatever its loss was."
     if s.target is not None:
@@ -141,7 +141,7 @@ class PGDKL(PGD):
         "Attack the images of `s` in round `r`."
         PGD.__call__(_from_clean(self, search, s), search, s, r)
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #24fa77ab
 class APGDKL(APGD):
     "APGD away from the clean answer."
 
@@ -230,7 +230,7 @@ def _booked(threat, attack, eps):
             by[i] = name
     return found, [None if right else name for name, right in zip(by, found.correct.tolist())]
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #6ce9e13e
 @checked
 def worst_case(
     model: nn.Module,  # Images in [0, 1] to logits

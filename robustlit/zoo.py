@@ -73,7 +73,7 @@ def _declared() -> dict:
                 found[name] = f"robustlit.{path.parent.name}.{path.stem}"
     return found
 
-
+# %% ../nbs/learning/50_zoo.ipynb #b1fe74b8
 def _paper_of(fn: Callable, name: str) -> str:
     parts = fn.__module__.split(".")
     if parts[0] == "robustlit" and len(parts) > 2:
@@ -88,7 +88,7 @@ def _about(seconds: float) -> str:
             return f"about {seconds / size:.0f} {unit}"
     return f"about {max(1, seconds):.0f} s"
 
-
+# %% ../nbs/learning/50_zoo.ipynb #0f628493
 def _past(log: Path) -> list:
     "The trainings that are on record; a line cut short by a crash is none."
     found = []
@@ -99,7 +99,7 @@ def _past(log: Path) -> list:
             continue
     return found
 
-
+# %% ../nbs/learning/50_zoo.ipynb #f016facc
 def _forecast(name: str, settings: dict, seconds: float | None, log: Path) -> str:
     "How long a training will take, from what is known."
     past = [p for p in _past(log) if p["network"] == name]
@@ -209,7 +209,7 @@ def find_network(
         importlib.import_module(homes[meant[0]])
     return _networks[meant[0]]
 
-
+# %% ../nbs/learning/50_zoo.ipynb #e204a35c
 @checked
 def load_network(
     name: str,  # "<paper>/<name>", or a short name
@@ -221,7 +221,7 @@ def load_network(
     "A network of the zoo: from its file if it has been made before, else trained (saying how long that takes) and filed."
     return find_network(name, paper).make(seed=seed, data=data, **settings)
 
-
+# %% ../nbs/learning/50_zoo.ipynb #04d4a358
 @checked
 def views_of(
     name: str,  # "<paper>/<name>", or a short name

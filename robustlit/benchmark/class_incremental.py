@@ -27,7 +27,7 @@ def _with_batch_norm(model, shots: list, bn: str, on: int):
     load_bn_state(model, shots[min(on, len(shots)) - 1] if bn == "own" else shots[-1])
     return model
 
-
+# %% ../../nbs/benchmark/50_class_incremental.ipynb #530f3e32
 @experiment(
     version=1,
     id="comparison/streamed",

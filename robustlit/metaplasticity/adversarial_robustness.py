@@ -94,7 +94,7 @@ def _fgsm(df: pd.DataFrame, after, bn: str = "own", on: int = 1, attack: str = "
     keep = (df["after"] == day) & (df["on"] == on) & (df["bn"] == bn) & (df["stressor"] == attack)
     return df[keep & (df["attack_loss"] != "ce")].pivot_table("accuracy", "seed", ["strength", "meta"])
 
-
+# %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #00caa57a
 @claim(
     "A-7",
     paper="metaplasticity",

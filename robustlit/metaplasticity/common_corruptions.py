@@ -60,7 +60,7 @@ def _conditions(severities) -> list:
     report = [("permute_first", "corrected", c, least) for c in REPORTED]
     return camera + report + [(o, "report", c, least) for o in ORDERS for c in CHANGED]
 
-
+# %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #fafbaac8
 def _tested(phases, x, y, on, seen, about) -> list:
     "A row for each choice of batch norm."
     last, rows = len(phases.days), []
@@ -119,7 +119,7 @@ def _report_way(df: pd.DataFrame, names: tuple) -> pd.DataFrame:
     keep = (df["bn"] == "last") & (df["order"] == "permute_first") & (df["strength"] == 1) & reading
     return df[keep & df["stressor"].isin(names)]
 
-
+# %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #c1be6e79
 def _by_seed(df: pd.DataFrame, column: str = "meta") -> pd.DataFrame:
     return df.pivot_table("accuracy", "seed", column)
 

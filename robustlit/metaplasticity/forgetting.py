@@ -126,11 +126,11 @@ def _by_seed(df, group):
     "A row a seed, a column for each value of `group`."
     return df.pivot_table("accuracy", "seed", group)
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #3e7a098e
 def _old_tasks(df):
     return _by_seed(final_accuracy(df).query("on < n_tasks"), "meta")
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #6b758020
 def _values(table, group):
     return {f"{group} {k:g}": table[k].to_numpy() for k in table}
 
@@ -141,7 +141,7 @@ PUBLISHED_KEPT = {0.0: 15.0, 0.5: 33.6, 1.0: 91.8, 1.35: 95.1, 2.0: 94.8}
 def _near_published(old):
     return all(abs(old[m].mean() - PUBLISHED_KEPT[m]) <= (12 if m == 0.5 else 6) for m in old)
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #f38c3ee4
 @claim(
     "A-1",
     paper="metaplasticity",

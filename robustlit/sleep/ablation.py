@@ -68,7 +68,7 @@ def _stressed(model, x, y, seed) -> list:
     right = accuracy_by_eps(found).accuracy.iloc[0]
     return [*rows, under("fgsm", 0.1) | dict(accuracy=right, most_given=most, n=len(y))]
 
-
+# %% ../../nbs/sleep/51_ablation.ipynb #9063d919
 def _state(model, x) -> dict:
     "What has become of the hidden units and of the output."
     with torch.no_grad():

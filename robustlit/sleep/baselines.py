@@ -41,7 +41,7 @@ def training_part(
     n = min(IMAGES[reading], len(full.x_train) * 5 // 6)
     return full.x_train[:n], full.y_train[:n]
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #b25d411f
 @checked
 def test_part(
     data: DatasetName = "mnist",  # A name that `load` knows
@@ -62,7 +62,7 @@ def perceptron(
     "The multilayer perceptron of a reading, untrained."
     return reader(x[0].numel(), n_classes, tuple(hidden), **READINGS[reading])
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #150a9de2
 @checked
 def convolutional(
     reading: Annotated[str, one_of(("report",))],  # "report": the authors have none
@@ -89,7 +89,7 @@ class Start:
     generator: torch.Generator  # Of the order, of copies and of spikes
     settings: dict  # Passes, loss, step, momentum and batch size of `descend`
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #c0c60df1
 @checked
 def begin(
     reading: _Reading,  # Whose images and training: "authors" or "report"
@@ -121,13 +121,13 @@ RECTIFIED = (("logits", "ce"), ("rectified", "ce"), ("logits", "square"))
 def _descent(s: Start) -> tuple:
     return s.model, lambda model: descend(model, s.x, s.y, generator=s.generator, **s.settings)
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #bec25eb0
 @network(views=SOFTMAX, seconds=12)
 def _control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The report's perceptron: biases, cross-entropy, dropout behind the first layer."
     return _descent(begin("report", seed, data, hidden, epochs, batch_size))
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #7470be8f
 @network(views=RECTIFIED, seconds=22)
 def _authors(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The authors' perceptron: no biases, squared error on a rectified output, dropout behind both layers."
@@ -141,13 +141,13 @@ def _fine_tuning(s: Start, copies: Callable) -> tuple:
 
     return s.model, train
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #8fc6c7ff
 @network(parent="control", views=SOFTMAX, seconds=12)
 def _adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned with a twelfth of the images exchanged for FGSM images."
     return _fine_tuning(begin("report", seed, data, hidden, epochs, batch_size, _control), adversarial_copies)
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #b17b5926
 @network(parent="authors", views=RECTIFIED, seconds=22)
 def _authors_adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned as the authors do, on FGSM images (of the cross-entropy; theirs are of the squared error)."
@@ -157,13 +157,13 @@ def _authors_adversarial(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, ba
 def _distorted(kind: str, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
     return distorted_copies(x, kind, generator)
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #4ef021f0
 @network(parent="control", views=SOFTMAX, seconds=12)
 def _blur(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned on blurred copies."
     return _fine_tuning(begin("report", seed, data, hidden, epochs, batch_size, _control), partial(_distorted, "blur"))
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #ff4d1aa1
 @network(parent="control", views=SOFTMAX, seconds=12)
 def _noise(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Fine-tuned on noisy copies."
@@ -187,7 +187,7 @@ def _distillation(s: Start, weight: float) -> tuple:
         s.fresh(), model, s.x, s.y, 50.0, generator=s.generator, weight=weight, **settings
     )
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #62f677a9
 @network(views=COOLED)
 def _distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The report's perceptron taught by another of its kind at temperature 50."
@@ -199,7 +199,7 @@ def _convnet(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=Non
     "The report's convolutional network, which it calls distilled."
     return _descent(begin("report", seed, data, hidden, epochs, batch_size, build=convolutional))
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #d4b24f07
 @network(views=COOLED)
 def _convnet_distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The convolutional network, distilled indeed: taught by another of its kind at temperature 50."
@@ -210,13 +210,13 @@ def _convnet_distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batc
 def _night(s: Start, rule: str) -> tuple:
     return s.model, lambda model: sleep(model, s.x, rule, s.generator)
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #8e66d3d7
 @network(parent="authors", views=RECTIFIED, seconds=4)
 def _sleep(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Asleep by the authors' rule, vector A."
     return _night(begin("authors", seed, data, hidden, epochs, batch_size, _authors), "A")
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #2edc90a1
 @network(parent="authors", views=RECTIFIED)
 def _sleep_B(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "Asleep by the authors' rule, vector B."
@@ -228,7 +228,7 @@ def _sleep_control(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_si
     "Asleep by the authors' rule, vector A, though it is the report's perceptron."
     return _night(begin("report", seed, data, hidden, epochs, batch_size, _control), "A")
 
-
+# %% ../../nbs/sleep/16_baselines.ipynb #7fec409b
 @network(parent="control", views=RECTIFIED)
 def _sleep_report(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None, asleep: Count = 27_105):
     "Asleep by the report's reading, slips of its sleep included."

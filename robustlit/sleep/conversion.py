@@ -79,7 +79,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
 
-
+# %% ../../nbs/sleep/12_conversion.ipynb #3ee516e3
 def _graph(model: nn.Module):
     try:
         with eval_mode(model):
@@ -105,7 +105,7 @@ def _call(node, target):
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
-
+# %% ../../nbs/sleep/12_conversion.ipynb #4c416c71
 def _plain_convolution(c: nn.Conv2d) -> bool:
     return c.groups == 1 and c.padding_mode == "zeros" and zeros_around(c) is not None
 

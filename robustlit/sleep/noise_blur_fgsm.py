@@ -126,13 +126,13 @@ def _cell(df, network, stress, level, view=None) -> pd.Series:
         part = part[(part["view"] == named) & (part["attack_loss"] == loss)]
     return part.set_index("seed")["accuracy"].sort_index()
 
-
+# %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #980713cc
 def _constant(df) -> bool:
     "Whether the report's reading gives one answer to everything, and no better than a quarter right."
     part = df[(df["network"] == "sleep_report") & df["stressor"].isin(["blur", "noise"])]
     return bool((part["most_given"] >= 99).all() and (part["accuracy"] <= 25).all())
 
-
+# %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #ba0a14c0
 @claim(
     "B-1",
     paper="sleep",
@@ -233,7 +233,7 @@ def blur_helps_on_blur(df: pd.DataFrame, scale: str) -> Finding:
     text = f"difference {paired_difference(strong, 0 * strong)} at sigma 2.5, {clean.mean():+.2f} clean"
     return Finding(bool(strong.mean() >= 8 and abs(clean.mean()) <= 1.5), text, values)
 
-
+# %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bcb76a9b
 @claim(
     "B-5",
     paper="sleep",

@@ -101,7 +101,7 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     values = {f"change, layer {k} ({n:.0f} spikes)": change[k].to_numpy() for k, n in total.mean().items()}
     return Finding(little and still, text, values)
 
-
+# %% ../../nbs/sleep/52_spiking_activity.ipynb #206a0bc4
 @claim(
     "B-8",
     paper="sleep",

@@ -59,7 +59,7 @@ def bounded(
         tables.append(pd.DataFrame(told).assign(accuracy=found["accuracy"].to_numpy(), n=n))
     return pd.concat(tables)
 
-
+# %% ../../nbs/sleep/55_strong_attacks.ipynb #07a5373d
 @checked
 def nearest(
     model: torch.nn.Module,  # Images in [0, 1] to logits

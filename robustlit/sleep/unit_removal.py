@@ -45,7 +45,7 @@ def _chosen(method, model, slept, x, generator) -> torch.Tensor:
     order = cast(torch.Tensor, mean).argsort(descending=True)
     return order[~torch.isin(order, fired)][: len(fired)] if method == "next" else order[: len(fired)]
 
-
+# %% ../../nbs/sleep/53_unit_removal.ipynb #43717778
 @torch.no_grad()
 @checked
 def without_units(
