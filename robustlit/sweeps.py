@@ -39,6 +39,7 @@ import robustlit
 from .checks import Count, check_int, checked, nearest
 from .data import load
 from .execution import Job, execute, read_notebook, tagged
+from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import known_experiments, pack, run_table
 from .sources import KNOWN, available, data_dirs
@@ -197,7 +198,7 @@ def plan(
     notebook: ExperimentNotebook,  # What is to be run
     given: Mapping | None = None,  # Parameter to its value, for all runs
     grid: Mapping | None = None,  # Parameter to its values: all combinations are run
-    profile: str | None = None,  # Where the others come from; by default the notebook's choice
+    profile: ProfileName | None = None,  # Where the others come from; by default the notebook's choice
 ) -> list:  # Of `Run`, no key twice
     "The runs that a grid asks for; refuses unknown parameters and values that no record could hold."
     given, grid = dict(given or {}), dict(grid or {})

@@ -1,5 +1,6 @@
 "Arguments: every public function takes a valid call and refuses what is known to be bad, by the argument's name, before anything runs."
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -293,6 +294,7 @@ CALLS = {
     zoo.load_network: dict(name="sleep/control", seed=0, data="digits", paper="sleep", epochs=1, hidden=(8, 8)),
     zoo.views_of: dict(name="sleep/control", paper="sleep"),
     zoo.networks: dict(paper="sleep"),
+    zoo.network_of: dict(paper="sleep"),
     plots.ordered_colours: dict(values=[1, 2]),
     input_diversity.resized: dict(x=X, u=torch.rand(4, 4), smallest=0.9, probability=0.5),
     input_diversity.gaussian_kernel: dict(size=3, sigma=1.0),
@@ -661,7 +663,7 @@ BY_NAME = dict(
     generator=[0],
     model=[nn.Flatten, 3, len],
     net=[nn.Flatten, 3, len],
-    data=[3, pd.DataFrame()],
+    data=[3, pd.DataFrame(), "mnsit"],
     df=[3, pd.DataFrame(), "text"],
     rows=[3, "text", pd.DataFrame()],
     scores=[3, "text", pd.DataFrame()],
@@ -670,6 +672,8 @@ BY_NAME = dict(
     norm=["l3", "linf ", 2],
     attack=["fsgm", 3],
     network=["sqeezenet", 3],
+    profile=["smok", 3],
+    device=["gpu", 3],
     name=[pd.DataFrame(), 3],
     path=[3, pd.DataFrame()],
     x=[3, X.numpy(), "images"],
@@ -873,6 +877,54 @@ def test_an_experiment_refuses_bad_values_by_name(one, here):
         for call in (one, lambda **bad: records.recorded(one, **bad), lambda **bad: sweeps.plan(book(one), bad)):
             with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
                 call(**{name: value})
+
+
+# One role, one annotation
+
+NAMES = dict(data=("mnsit", "mnist"), network=("slep", "sleep"), profile=("smok", "smoke"))
+
+
+@pytest.mark.parametrize("one", RUNNABLE, ids=lambda one: one.name)
+def test_an_experiment_refuses_unknown_names_with_the_nearest(one, here):
+    for name, (wrong, right) in NAMES.items():
+        if name not in (*one.parameters, "profile"):
+            continue
+        ways = [lambda **bad: records.recorded(one, **bad), lambda **bad: records.key_of(one, **bad)]
+        for call in ways if name == "profile" else [one, *ways]:
+            with pytest.raises(ValueError, match=f"`{name}` is unknown: '{wrong}'") as e:
+                call(**{name: wrong})
+            known = one.parameters.get(name)
+            near = right if known is None or name == "data" or right in str(known.default) else "Known: "
+            assert near in str(e.value)
+    assert not (here / "runs").exists()
+
+
+ROLES = ("data", "network", "norm", "attack", "device", "profile")
+BARE = {  # parameters of these names that take any string, and why
+    "batchnorm_effect.replaced norm": "the name of a layer",
+    "noise_blur_fgsm.gain network": "what a table calls it",
+    "experiments.bind profile": "of the experiment's own profiles",
+    "masking.images attack": "a method that the audit calls",
+    "masking.under attack": "a method that the audit calls",
+    "global_scores.global_scores data": "says its kind alone",
+    "global_scores.global_scores network": "says its kind alone",
+    "layer_scores.layer_scores data": "says its kind alone",
+    "layer_scores.layer_scores network": "says its kind alone",
+}
+
+
+def bare():
+    "Parameters of public functions and experiments that bear the name of a role and take any string."
+    for path in sorted(Path(robustlit.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+                for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                    if a.arg in ROLES and a.annotation is not None and "str" in ast.unparse(a.annotation).split(" | "):
+                        yield f"{path.stem}.{node.name} {a.arg}"
+
+
+def test_an_argument_that_names_something_known_is_annotated_with_what_is_known():
+    assert {*bare()} <= {*BARE}
 
 
 def book(one):
