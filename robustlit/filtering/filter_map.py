@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from ..attacks import ATTACKS, attack_images, untouched
 from ..checks import Count, Seed, at_least, check_choice, checked, not_empty, one_of
 from ..data import Dataset, as_images
-from ..evaluation import answers, check_model, eval_mode
+from ..evaluation import answers, check_model, correct, eval_mode
 from ..files import write_atomically
 from robustlit.filtering.filters import (
     PAPER,
@@ -294,23 +294,49 @@ def _fast(cut: _Attackable, masks: list, x, y, adversary, batch_size) -> tuple:
                 attacked.append(cut.logits_of_each(adversary.move(xb, g), masks))
     return torch.cat(clean, 1), torch.cat(attacked, 1) if attacked else None
 
+# %% ../../nbs/filtering/12_filter_map.ipynb #6602ea9c
+@dataclass(frozen=True)
+class _Map:
+    "What the layers of a map share."
 
-def _evaluated(cut, engine, steps, weights, compat, seed, chosen, model, x, y, adversary, chunk, batch_size) -> dict:
-    "Clean and attacked answers by the key of a step."
-    unlike, found = list({s.key: s for s in reversed(steps)}.values()), {}
-    if engine != "plain" and adversary is not None and adversary.images is None and not adversary.one_step:
-        engine = "plain"
-    size = chunk if engine == "batched" else 1
-    for some in (unlike[i : i + size] for i in range(0, len(unlike), size)):
-        masks = [step_masks(weights, s, compat, seed) for s in some]
-        if engine == "plain":
-            logits = [_plain(model, chosen, m, x, y, adversary, batch_size) for m in masks]
-        else:
-            clean, attacked = _fast(cut, [next(iter(m.values())) for m in masks], x, y, adversary, batch_size)
-            logits = zip(clean, [None] * len(some) if attacked is None else attacked)
-        for s, (z, z_adv) in zip(some, logits):
-            found[s.key] = [None if v is None else answers(v, y) for v in (z, z_adv)] + [engine]
-    return found
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    adversary: _Adversary | None
+    compat: Collection
+    seed: int
+    chunk: int
+    batch_size: int
+    per_image: bool
+
+    def told(self, logits: Tensor | None) -> dict | None:
+        "What a row says of these logits."
+        if logits is None:
+            return None
+        bits = np.packbits(correct(logits, self.y).cpu().numpy()) if self.per_image else None
+        return answers(logits, self.y) | ({} if bits is None else dict(right=bits.tobytes().hex()))
+
+    def plain(self, chosen: dict, masks: dict) -> tuple:
+        "Clean and attacked logits by the plain loop."
+        return _plain(self.model, chosen, masks, self.x, self.y, self.adversary, self.batch_size)
+
+    def evaluated(self, cut, engine: str, steps: list, weights: dict, chosen: dict) -> dict:
+        "Clean and attacked answers, and the engine that gave them, by the key of a step."
+        unlike, found, foe = list({s.key: s for s in reversed(steps)}.values()), {}, self.adversary
+        if foe is not None and foe.images is None and not foe.one_step:
+            engine = "plain"
+        size = self.chunk if engine == "batched" else 1
+        for some in (unlike[i : i + size] for i in range(0, len(unlike), size)):
+            masks = [step_masks(weights, s, self.compat, self.seed) for s in some]
+            if engine == "plain":
+                logits = [self.plain(chosen, m) for m in masks]
+            else:
+                own = [next(iter(m.values())) for m in masks]
+                clean, attacked = _fast(cut, own, self.x, self.y, foe, self.batch_size)
+                logits = zip(clean, [None] * len(some) if attacked is None else attacked)
+            for s, (z, z_adv) in zip(some, logits):
+                found[s.key] = [self.told(z), self.told(z_adv), engine]
+        return found
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #16e1b075
 def _digest(model: nn.Module, *about) -> str:
@@ -409,6 +435,7 @@ def filter_map(
     batch_size: Count = 128,  # Images in one pass
     compat: Collection[Slip] = (),  # What to do as the released code does, of `COMPAT`
     keep: str | Path | None = None,  # A folder for finished layers, to go on with after an interruption
+    per_image: bool = False,  # A column `right`: which images are right, as packed bits in hexadecimal
 ) -> (
     pd.DataFrame
 ):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, engine, ...
@@ -422,27 +449,25 @@ def filter_map(
     scopes = [chosen] if scope == "global" else [{k: m} for k, m in chosen.items()]
     with _mode(model, bn_mode, seed):
         foe = _adversary(model, x, y, eps, attack, adversary, options or {}, compat, seed, batch_size)
-        begun = _plain(model, {}, {}, x, y, foe, batch_size)
-        rows = _rows(None, [None if z is None else answers(z, y) for z in begun], eps, about)
+        each = _Map(model, x, y, foe, compat, seed, chunk, batch_size, per_image)
+        rows = _rows(None, [each.told(z) for z in each.plain({}, {})], eps, about)
         graph_of = _tracer(model) if engine == "auto" and bn_mode == "eval" and scope == "local" else None
         active = active_weights(model, x, list(chosen)) if bn_mode == "eval" else None
         same = (model, ("x", x), ("y", y), about, eps, options, list(filters), thresholds, seed)
-        same += (engine, chunk, batch_size, compat)
-        prefix = None if keep is None else _digest(*same)
+        prefix = None if keep is None else _digest(*same, engine, chunk, batch_size, compat, per_image)
+
+        def layer_rows(part: dict) -> list:
+            weights = {k: m.weight for k, m in part.items()}
+            steps, name = filter_steps(weights, filters, thresholds, active, compat, seed), next(iter(part))
+            cut, used = _shortcut(graph_of, name, model, part, x) if graph_of else (None, "plain")
+            found = each.evaluated(cut, used, steps, weights, part)
+            mine = about | dict(layer=name if scope == "local" else "all")
+            made = (_rows(s, found[s.key][:2], eps, mine | dict(engine=found[s.key][2])) for s in steps)
+            return [row for some in made for row in some]
+
         for part in tqdm(scopes, desc="filter map", leave=False):
-            layer = next(iter(part)) if scope == "local" else "all"
             path = None if keep is None else Path(keep) / f"{prefix}-{_digest(nn.Identity(), list(part))}.parquet"
-
-            def one(layer=layer, part=part):
-                weights = {k: m.weight for k, m in part.items()}
-                steps = filter_steps(weights, filters, thresholds, active, compat, seed)
-                cut, used = _shortcut(graph_of, layer, model, part, x) if graph_of else (None, "plain")
-                found = _evaluated(cut, used, steps, weights, compat, seed, part, model, x, y, foe, chunk, batch_size)
-                mine = about | dict(layer=layer)
-                each = (_rows(s, found[s.key][:2], eps, mine | dict(engine=found[s.key][2])) for s in steps)
-                return [row for some in each for row in some]
-
-            rows += _kept(path, one)
+            rows += _kept(path, partial(layer_rows, part))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #ed4d51ec

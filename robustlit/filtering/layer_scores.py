@@ -24,7 +24,7 @@ from ..statistics import t_interval
 
 # %% ../../nbs/filtering/52_layer_scores.ipynb #0015a3f9
 @experiment(
-    version=1,
+    version=2,
     smoke=dict(data="digits", n_train=1200, images=60, thresholds=5, calibrated_at=10, calibration_seeds=1, thin=True),
     cpu=dict(n_train=20_000, images=256, thresholds=None, calibrated_at=10, calibration_seeds=3, thin=True),
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
@@ -41,13 +41,15 @@ def layer_scores(
     thresholds: int | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
     thin: bool = True,  # A narrow network, or the paper's
     tiny_size: int = 32,  # Side of Tiny ImageNet's images
-) -> pd.DataFrame:  # The schema of `stress` with layer, alpha_norm, eps, n_zero, n_total, n_active, most_given, ...
+) -> (
+    pd.DataFrame
+):  # The schema of `stress` with layer, alpha_norm, eps, n_zero, n_total, n_active, most_given, right, ...
     "Accuracy, clean and attacked, under every filter of every layer."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
     x, y = held_out(data, images, "test", tiny_size)
     eps = calibrated_eps(network, data, calibration_seeds, calibrated_at, n_train, 500, thin, tiny_size)
     many = THRESHOLDS[thin][network] if thresholds is None else thresholds
-    return filter_map(model, (x, y), thresholds=many, eps=eps, seed=seed)
+    return filter_map(model, (x, y), thresholds=many, eps=eps, seed=seed, per_image=True)
 
 # %% ../../nbs/filtering/52_layer_scores.ipynb #eac509a8
 ABOUT = ("network", "data", "epochs", "seed")

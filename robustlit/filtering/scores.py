@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from ..checks import Share, at_least, check_choice, checked
+from ..checks import Seed, Share, at_least, check_choice, checked
 from .filters import PAPER
 
 # %% ../../nbs/filtering/13_scores.ipynb #5768b49c
@@ -98,29 +98,30 @@ def combined_response(
     return (response(rows, layer, attacked, filters) / _unfiltered(rows, attacked)).mean()
 
 # %% ../../nbs/filtering/13_scores.ipynb #bbec8a59
-def _curves(part: pd.DataFrame, name: str, attacked: bool, whole: float, floor: float) -> np.ndarray:
-    "Relative accuracy by rising threshold, above `floor`."
+def _curves(part: pd.DataFrame, name: str, attacked: bool, whole: np.ndarray, floor: float, accuracy: np.ndarray):
+    "Relative accuracy (draws, thresholds) above `floor`; `accuracy` (draws, rows), in the order of the index."
     one = part[(part.stressor == name) & ((part.eps > 0) == attacked)].sort_values("alpha_norm")
-    return (one.accuracy.to_numpy(float) - floor) / (whole - floor)
+    return (accuracy[:, one.index] - floor) / (whole - floor)[:, None]
 
 
-def _one_layer(part: pd.DataFrame, name: str, whole: dict, chance: float, rule: str, count: str) -> dict:
-    "All scores of one filter on one layer."
+def _one_layer(part, name: str, whole: dict, chance: float, rule: str, count: str, accuracy: np.ndarray) -> dict:
+    "All scores of one filter on one layer, a number a draw."
     clean = part[(part.stressor == name) & (part.eps == 0)].sort_values("alpha_norm")
     n, total = ("n_zero", "n_total") if count == "all" else ("n_zero_active", "n_active")
     share = (clean[n] / clean[total]).to_numpy()
     found, controlled = {}, bool((part.stressor == f"random_{name}").any())
     for prefix, floor in (("", 0.0), ("chance_", chance)):
-        p = {a: _curves(part, name, a, w, floor) for a, w in whole.items()}
+        p = {a: _curves(part, name, a, w, floor, accuracy) for a, w in whole.items()}
         base = {a: 1 - share for a in p}
         lows = {prefix: base}
         if controlled:
-            lows[f"control_{prefix}"] = {a: _curves(part, f"random_{name}", a, w, floor) for a, w in whole.items()}
+            random = {a: _curves(part, f"random_{name}", a, w, floor, accuracy) for a, w in whole.items()}
+            lows[f"control_{prefix}"] = random
         for kind, low in lows.items():
-            found |= {f"{kind}S_{'adv' if a else 'clean'}": float(area(p[a] - low[a], rule)) for a in p}
+            found |= {f"{kind}S_{'adv' if a else 'clean'}": area(p[a] - low[a], rule) for a in p}
         if True in p:
-            found[f"{prefix}S_diff"] = float(area(p[True] - p[False], rule))
-        found[f"{prefix}gain"] = float(area(np.maximum(p[False] - 1, 0), rule))
+            found[f"{prefix}S_diff"] = area(p[True] - p[False], rule)
+        found[f"{prefix}gain"] = area(np.maximum(p[False] - 1, 0), rule)
     return found
 
 # %% ../../nbs/filtering/13_scores.ipynb #5eac8445
@@ -135,24 +136,62 @@ def label(
         return "not tested"
     return "fragile" if score < -delta else "antifragile" if score > delta else "robust"
 
+# %% ../../nbs/filtering/13_scores.ipynb #b4c01e12
+def _drawn(rows: pd.DataFrame, draws: int, seed: int) -> np.ndarray:
+    "Accuracy (draws, rows) in percent when the images are drawn again, the same ones for all rows."
+    if "right" not in rows:
+        raise ValueError("`rows` must say which images are right: call `filter_map` with per_image=True")
+    sizes = rows.n.unique()
+    if len(sizes) != 1:
+        raise ValueError(f"`rows` must be of the same images, got maps of {sorted(map(int, sizes))} images")
+    raw = np.frombuffer(bytes.fromhex("".join(rows.right)), np.uint8).reshape(len(rows), -1)
+    bits, n = np.unpackbits(raw, axis=1)[:, : sizes[0]], int(sizes[0])
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    return 100 / n * times.astype(np.float32) @ bits.T.astype(np.float32)
 
-def _by_layer(rows: pd.DataFrame, filters, rule, count, delta) -> list:
+
+def _whole(rows: pd.DataFrame, accuracy: np.ndarray) -> dict:
+    "Accuracy of the unfiltered network by whether it is attacked, a number a draw."
+    there = sorted({bool(e > 0) for e in rows.eps})
+    return {a: accuracy[:, rows.index[(rows.stressor == "unfiltered") & ((rows.eps > 0) == a)][0]] for a in there}
+
+
+def _intervals(scores: dict) -> dict:
+    "95 % intervals of the paper's scores."
+    three = [k for k in scores if k.startswith("S_")]
+    ends = {k: np.quantile(scores[k], (0.025, 0.975)) for k in three}
+    return {f"{k}_{end}": float(v) for k in three for end, v in zip(("low", "high"), ends[k])}
+
+# %% ../../nbs/filtering/13_scores.ipynb #dad74f06
+def _all_scores(part: pd.DataFrame, filters, whole: dict, chance: float, rule, count, accuracy: np.ndarray) -> list:
+    "Scores of each filter on a layer, then of their mean, a number a draw."
+    each = [_one_layer(part, f, whole, chance, rule, count, accuracy) for f in filters]
+    return [*each, {k: np.mean([e[k] for e in each], axis=0) for k in each[0]}]
+
+
+def _by_layer(rows: pd.DataFrame, filters, rule, count, delta, draws, seed) -> list:
     "The scores of one map."
-    whole = {a: _unfiltered(rows, a) for a in sorted({bool(e > 0) for e in rows.eps})}
+    rows = rows.reset_index(drop=True)
+    for attacked in sorted({bool(e > 0) for e in rows.eps}):
+        _unfiltered(rows, attacked)
     chance, table = 100 / rows.classes.iloc[0], []
+    measured = rows.accuracy.to_numpy(float)[None]
+    again = _drawn(rows, draws, seed) if draws else measured
     for layer, part in rows[rows.layer != ""].groupby("layer", sort=False):
-        there = {*part.stressor}
-        each = [_one_layer(part, check_choice(f, there, "filters"), whole, chance, rule, count) for f in filters]
-        mean = {k: float(np.mean([e[k] for e in each])) for k in each[0]}
+        for f in filters:
+            check_choice(f, {*part.stressor}, "filters")
+        known = _all_scores(part, filters, _whole(rows, measured), chance, rule, count, measured)
+        drawn = _all_scores(part, filters, _whole(rows, again), chance, rule, count, again) if draws else known
         removed = [bool((part.loc[part.stressor == f, "n_removed"] > 0).any()) for f in filters]
-        for name, one, tested in [*zip(filters, each, removed), ("combined", mean, all(removed))]:
+        for name, one, luck, tested in zip([*filters, "combined"], known, drawn, [*removed, all(removed)]):
+            one = {k: v.item() for k, v in one.items()}
             about = dict(layer=layer, stressor=name, tested=tested, n_total=int(part.n_total.iloc[0]))
             kinds = [k for k in ("clean", "adv", "diff") if f"S_{k}" in one]
             labels = {f"label_{k}": label(one[f"S_{k}"], delta, tested) for k in kinds}
-            table.append(about | one | labels | dict(delta=delta))
+            table.append(about | one | (_intervals(luck) if draws else {}) | labels | dict(delta=delta))
     return table
 
-
+# %% ../../nbs/filtering/13_scores.ipynb #ac740a43
 @checked
 def filter_scores(
     rows: pd.DataFrame,  # From `filter_map`, or several such tables with further columns in `by`
@@ -161,13 +200,17 @@ def filter_scores(
     rule: str = "simpson",  # "simpson" or "rectangle"
     count: str = "all",  # Weights that count in n / N: "all" or the "active" ones
     delta: Annotated[float, at_least(0)] = 0.05,  # Tolerance of the labels
+    draws: Annotated[int, at_least(0)] = 0,  # Of the images, for 95 % intervals: S_clean_low, S_clean_high, ...
+    seed: Seed = 0,  # Of these draws
 ) -> pd.DataFrame:  # A row a layer and filter, and one for their mean, called combined: S_clean, S_adv, S_diff, ...
     "The paper's scores (Eq. 14 to 16), corrected for chance and against random masks beside them."
     _check_rows(rows), check_choice(count, ("all", "active"), "count")
+    if draws == 1:
+        raise ValueError("`draws` must be 0, for no intervals, or at least 2, got 1")
     keys, found = list(by), []
     for _, part in rows.groupby(keys, sort=False) if keys else [((), rows)]:
         about = part[keys].iloc[0].to_dict()
-        found += [about | one for one in _by_layer(part, list(filters), rule, count, delta)]
+        found += [about | one for one in _by_layer(part, list(filters), rule, count, delta, draws, seed)]
     return pd.DataFrame(found)
 
 # %% ../../nbs/filtering/13_scores.ipynb #1b165b0e

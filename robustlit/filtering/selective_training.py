@@ -54,10 +54,24 @@ def layers_to_freeze(
         return order[: len(negative)]
     return _about_as_many(sizes, sum(sizes[k] for k in negative), order)
 
-# %% ../../nbs/filtering/15_selective_training.ipynb #dd0faeb9
+# %% ../../nbs/filtering/15_selective_training.ipynb #9763e83e
 MODES = ("skip", "zero_grad")
 
 
+def _due(epoch: int, start: int, every: int | None) -> bool:
+    "Whether layers are scored before this epoch."
+    since = epoch - start
+    return since >= 0 and (since % every == 0 if every else since == 0)
+
+
+def _still(w: Tensor, mode: str):
+    "Take away a weight's gradient, or its size alone."
+    if mode == "skip":
+        w.grad = None
+    elif w.grad is not None:
+        w.grad.zero_()
+
+# %% ../../nbs/filtering/15_selective_training.ipynb #dd0faeb9
 class SelectiveTraining(Callback):
     "Freezes layers by their score while a network learns."
 
@@ -77,8 +91,7 @@ class SelectiveTraining(Callback):
         self.names, self.rows = cast(list, []), cast(list, [])
 
     def before_epoch(self, learn):
-        since = learn.epoch - self.start
-        if self.arm == "none" or since < 0 or (since % self.every if self.every else since):
+        if self.arm == "none" or not _due(learn.epoch, self.start, self.every):
             return
         with torch.random.fork_rng():  # the order of the images is that of ordinary training
             table = self.scores(learn.model)
@@ -93,10 +106,7 @@ class SelectiveTraining(Callback):
 
     def after_backward(self, learn):
         for w in self.weights(learn.model):
-            if self.mode == "skip":
-                w.grad = None
-            elif w.grad is not None:
-                w.grad.zero_()
+            _still(w, self.mode)
 
     @property
     def frame(self) -> pd.DataFrame:
