@@ -637,7 +637,7 @@ CALLS = {
     filters.filtered: dict(model=CONV, keep={"2": torch.ones(10, 72, dtype=torch.bool)}),
     filter_map.filter_map: dict(model=CONV, data=(X, Y), layers="2", scope="local", filters=["pulse"], thresholds=2)
     | dict(eps=0.1, adversary="static", attack="fgsm", options={}, images=None, seed=0, engine="plain", chunk=2)
-    | dict(batch_size=2, compat=(), keep=None),
+    | dict(batch_size=2, compat=(), keep=None, per_image=False),
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=DIGITS, width=8, init="torchvision"),
@@ -645,7 +645,8 @@ CALLS = {
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.combined_response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.label: dict(score=0.1, delta=0.05, tested=True),
-    scores.filter_scores: dict(rows=MAP, filters=["high_pass"], by=(), rule="simpson", count="all", delta=0.05),
+    scores.filter_scores: dict(rows=MAP, filters=["high_pass"], by=(), rule="simpson", count="all", delta=0.05)
+    | dict(draws=0, seed=0),
     scores.normalised_scores: dict(table=SCORES, method="symmetric"),
     scores.to_layers: dict(table=SCORES, share=0.5, score="S_clean", what="names", lowest=True, stressor="combined"),
 }
