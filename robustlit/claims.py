@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -34,13 +34,15 @@ from IPython.display import Markdown
 
 import robustlit
 from . import digest
-from .checks import check_choice, check_int
+from .checks import Count, at_least, check_choice, check_with, checked, not_empty, one_of
 from .plots import caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
 
 # %% ../nbs/evidence/60_claims.ipynb #08ee588c
 SCALES = ("paper", "cpu")
 OUTCOMES = ("holds", "fails", "artefact", "not measured")
+_Scale = Annotated[str, one_of(SCALES)]
+_Outcome = Annotated[str, one_of(OUTCOMES)]
 
 
 def _per_seed(values):
@@ -53,7 +55,8 @@ def _per_seed(values):
         raise ValueError(f"`values` must hold one number a seed, got shapes {[v.shape for v in out.values()]}")
     return out
 
-# %% ../nbs/evidence/60_claims.ipynb #19382051
+# %% ../nbs/evidence/60_claims.ipynb #08ee5801
+@checked
 @dataclass(frozen=True)
 class Finding:
     "What the function of a claim found in the records."
@@ -65,10 +68,8 @@ class Finding:
     only_under: str = ""  # The switch of the original's defect, where the condition is met only under it
 
     def __post_init__(self):
-        if self.passed is not None and not isinstance(self.passed, bool | np.bool_):
-            raise TypeError(f"`passed` must be True, False or None, got {self.passed!r}")
         if self.passed and self.only_under:
-            raise ValueError(f"`passed` must be False where the condition is met only under {self.only_under}")
+            raise ValueError(f"`passed` must be False where `only_under` names a switch, got {self.only_under!r}")
         _per_seed(self.values)
 
     @property
@@ -102,22 +103,37 @@ def _texts(where):
     return [f"{k} = {', '.join(map(_word, _values(v)))}" for k, v in where.items()]
 
 # %% ../nbs/evidence/60_claims.ipynb #c5667dd9
+def _says_something(text, name):
+    if not text.strip():
+        raise ValueError(f"`{name}` must say something, got {text!r}")
+
+
+def _pins(where, name):
+    if "seed" in where or any(not _values(v) for v in where.values()):
+        raise ValueError(f"`{name}` must map parameters, without the seed, to values, got {where!r}")
+
+# %% ../nbs/evidence/60_claims.ipynb #c5667d01
+_Text = Annotated[str, check_with(_says_something, "", " ")]
+_Where = Annotated[dict, check_with(_pins, dict(seed=[0]), dict(lr=[]))]
+
+
+@checked
 @dataclass(frozen=True, eq=False)
 class Claim:
     "Who says what, and what would show it."
 
-    id: str  # For example 'A-1'
-    paper: str  # For example 'metaplasticity'
-    statement: str  # In one sentence
-    source: str  # Where it is said, for example 'Fig 1b'
-    published: str | dict  # The numbers given there
-    condition: str  # What would show it at the paper's protocol, in words
-    experiment: str  # Whose records, for example 'metaplasticity/forgetting'
+    id: _Text  # For example 'A-1'
+    paper: _Text  # For example 'metaplasticity'
+    statement: _Text  # In one sentence
+    source: _Text  # Where it is said, for example 'Fig 1b'
+    published: Annotated[str | dict, not_empty]  # The numbers given there
+    condition: _Text  # What would show it at the paper's protocol, in words
+    experiment: _Text  # Whose records, for example 'metaplasticity/forgetting'
     check: Callable  # (rows, scale) -> Finding
-    where: dict = field(default_factory=dict)  # Parameters of the runs, a list for values that are all needed
+    where: _Where = field(default_factory=dict)  # Parameters of the runs, a list for values that are all needed
     condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
-    where_cpu: dict | None = None  # Parameters of those runs; by default `where`
-    min_seeds: int = 3  # Fewer say nothing
+    where_cpu: _Where | None = None  # Parameters of those runs; by default `where`
+    min_seeds: Count = 3  # Fewer say nothing
     amended: str = ""  # What was changed in the condition after records existed, and why
 
     def __call__(self, rows: pd.DataFrame, scale: str = "paper") -> Finding:
@@ -149,27 +165,16 @@ def _published(numbers):
     return ", ".join(f"{k}: {v}" for k, v in numbers.items()) if isinstance(numbers, dict) else str(numbers)
 
 
-def _refuse_bad(c: Claim):
-    for name in ("id", "paper", "statement", "source", "condition", "experiment"):
-        value = getattr(c, name)
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"`{name}` of a claim must say something, got {value!r}")
-    if not isinstance(c.published, str | dict) or not c.published:
-        raise ValueError(
-            f"`published` of claim {c.id} must be the published numbers, as text or a dict, got {c.published!r}"
-        )
-    check_int(c.min_seeds, "min_seeds", low=1)
-    for where in (c.where, c.where_cpu or {}):
-        if not isinstance(where, dict) or "seed" in where or any(not _values(v) for v in where.values()):
-            raise ValueError(f"`where` of claim {c.id} must map parameters, without the seed, to values, got {where!r}")
+def _refuse_taken(c: Claim):
     other = _claims.get((c.paper, c.id))
     theirs, ours = (getattr(k and k.check, "__name__", None) for k in (other, c))
     if other is not None and theirs != ours:
         raise ValueError(f"`id` {c.id} of {c.paper} is taken by {theirs}, got {ours}")
 
 # %% ../nbs/evidence/60_claims.ipynb #37446327
+@checked
 def claim(
-    id: str,  # For example 'A-1'; unique within the paper
+    id: _Text,  # For example 'A-1'; unique within the paper
     **parts,  # The other parts of a `Claim`: paper, statement, source, published, condition, experiment, where, ...
 ) -> Callable:  # A decorator that turns (rows, scale) -> Finding into a `Claim`
     "Write down a claim, and register it for the ledger; `ValueError` where a part says nothing or the id is taken."
@@ -177,9 +182,9 @@ def claim(
     def decorate(check):
         try:
             made = Claim(id, **parts, check=check)
-        except TypeError as e:
-            raise TypeError(f"claim {id}: {e}") from None
-        _refuse_bad(made)
+        except (TypeError, ValueError) as e:
+            raise type(e)(f"claim {id}: {e}") from None
+        _refuse_taken(made)
         _claims[made.paper, made.id] = made
         return made
 
@@ -234,7 +239,7 @@ def _lacking(claim, scale, rows, settings):
         parts = [f"{n} seeds that all settings share ({len(_complete(rows, settings)[1])} so far)"]
     return f"profile {scale}: {'; '.join(parts)}" if parts else ""
 
-# %% ../nbs/evidence/60_claims.ipynb #f79a4ac2
+# %% ../nbs/evidence/60_claims.ipynb #d10c99e5
 def _means(v) -> dict:
     "Mean over seeds of each number, by name."
     return {k: float(x.mean()) for k, x in (v.finding.per_seed if v.finding else {}).items()}
@@ -246,25 +251,23 @@ def _spreads(v) -> dict:
     return {k: float(x.std(ddof=1)) if len(x) > 1 else math.nan for k, x in found.items()}
 
 # %% ../nbs/evidence/60_claims.ipynb #a95907e8
+@checked
 @dataclass(frozen=True, eq=False)
 class Verdict:
     "What the records say about a claim."
 
     claim: Claim  # What was judged
-    outcome: str  # One of `OUTCOMES`
-    scale: str | None = None  # 'paper', 'cpu', or None where nothing was judged
+    outcome: _Outcome  # One of `OUTCOMES`
+    scale: _Scale | None = None  # 'paper', 'cpu', or None where nothing was judged
     finding: Finding | None = None  # What the claim's function found
-    n: int = 0  # Number of seeds it looked at
+    n: Annotated[int, at_least(0)] = 0  # Number of seeds it looked at
     rests_on: str = ""  # For example 'profile cpu, n = 3 seeds, 2-core AMD EPYC CPU'
     hardware: tuple = ()  # As the records name it
     stale: bool = False  # Whether some records are older than their code
     missing: str = ""  # What the next better verdict needs
 
     means, spreads = property(_means), property(_spreads)
-
-    mean = property(
-        lambda v: next(iter(v.means.values()), math.nan), doc="Of the first number, NaN where there is none."
-    )
+    mean = property(lambda v: next(iter(v.means.values()), math.nan), doc="Of the first, NaN where there is none.")
     spread = property(lambda v: next(iter(v.spreads.values()), math.nan), doc="Likewise; NaN for one seed.")
 
     @property
@@ -279,8 +282,7 @@ class Verdict:
     @property
     def command(self) -> str:
         "What makes the records that this verdict rests on, or that it lacks."
-        small = self.scale == "cpu" or (self.scale is None and self.claim.condition_cpu is not None)
-        return self.claim.command("cpu" if small else "paper")
+        return self.claim.command(self.scale or ("paper" if self.claim.condition_cpu is None else "cpu"))
 
     @property
     def ours(self) -> str:
@@ -335,15 +337,14 @@ def _judged(claim, scale, rows, seeds):
         claim, finding.outcome, scale, finding, len(seeds), about.removesuffix(", some from older code"), machines, old
     )
 
-# %% ../nbs/evidence/60_claims.ipynb #6d422a8d
+# %% ../nbs/evidence/60_claims.ipynb #32be2001
+@checked
 def verdict(
     claim: Claim,  # What is to be judged
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store: (experiment, profile, where) -> rows as from `records`
 ) -> Verdict:
     "Judge a claim by its records: the paper's protocol if it has enough seeds, else the cpu profile's own condition."
-    if not isinstance(claim, Claim):
-        raise TypeError(f"`claim` must be a Claim, made by the decorator, got {type(claim).__name__}")
     source, missing, undecided = source or _from(store), [], None
     for scale in SCALES if claim.condition_cpu is not None else SCALES[:1]:
         where = claim.runs(scale)
@@ -363,7 +364,8 @@ def verdict(
 def _order(c: Claim):
     return c.paper, [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)]
 
-# %% ../nbs/evidence/60_claims.ipynb #5b577b6b
+# %% ../nbs/evidence/60_claims.ipynb #80d9f901
+@checked
 def known_claims(
     paper: str | None = None,  # Only those of one paper
 ) -> list:  # Of `Claim`, in the order of their ids
@@ -376,7 +378,8 @@ def known_claims(
         check_choice(paper, sorted({c.paper for c in found}), "paper")
     return [c for c in found if paper in (None, c.paper)]
 
-# %% ../nbs/evidence/60_claims.ipynb #d13c87e4
+# %% ../nbs/evidence/60_claims.ipynb #80d9f902
+@checked
 def ledger(
     paper: str | None = None,  # Only the claims of one paper
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -393,6 +396,7 @@ def ledger(
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/evidence/60_claims.ipynb #e70f943c
+@checked
 def ledger_markdown(
     table: pd.DataFrame,  # From `ledger`
 ) -> str:  # A table in Markdown
@@ -428,7 +432,8 @@ def _row(c: Claim, v: Verdict) -> dict:
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
-# %% ../nbs/evidence/60_claims.ipynb #5c8d995a
+# %% ../nbs/evidence/60_claims.ipynb #3e4f2902
+@checked
 def verdicts(
     *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -499,7 +504,7 @@ spec.loader.exec_module(digest)
 open(sys.argv[2], "w", encoding="utf-8").write(json.dumps(_standing(digest.definitions)))
 """
 
-# %% ../nbs/evidence/60_claims.ipynb #ae40fa37
+
 def _unpack(rev: str, folder: Path):
     "The package and its tables as of a revision; `ValueError` where there is none."
     home = Path(robustlit.__file__).absolute().parent.parent
@@ -516,6 +521,7 @@ def _unpack(rev: str, folder: Path):
         tar.extractall(folder, filter="data")
 
 # %% ../nbs/evidence/60_claims.ipynb #bbb36ce5
+@checked
 def moved_claims(
     rev: str,  # As git knows it: a commit, a tag, HEAD~3
     store: Store | None = None,  # Where today's records lie; by default the project's

@@ -14,29 +14,30 @@ import io
 import itertools
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ipywidgets as widgets
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import Count, above, at_least, check_choice, checked, one_of
 from .experiments import PROFILES, find_experiment, known_experiments
 from .files import write_atomically
 from .records import largest, project_folder
 from .statistics import t_interval
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets  # chkstyle: ignore
 
 # %% ../nbs/evidence/70_plots.ipynb #cb57f4d1
 COLOURS = ("#1d679a", "#b98b19", "#0aa781", "#984f12", "#8c91b4", "#6a5f62")
@@ -71,7 +72,10 @@ _style = {
 def house_style():
     "Make matplotlib draw in the house style from here on, and notebooks keep JPEG."
     plt.style.use(_style)
-    if get_ipython() is not None:  # outside a notebook, asking for a format would start a shell
+    shell = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:  # elsewhere, asking for a format would start one
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
 
 # %% ../nbs/evidence/70_plots.ipynb #d88f8277
@@ -417,8 +421,10 @@ def show(
 def live_picture(
     draw: Callable,  # Takes the knobs' values by name and returns a figure, which is closed
     knobs: Mapping,  # Widget by name; each has a `value`
-) -> widgets.Image:  # A widget; the first picture is drawn at once
+) -> "widgets.Image":  # A widget; the first picture is drawn at once
     "A picture that is drawn anew whenever a knob is turned."
+    import ipywidgets as widgets
+
     shown = widgets.Image(format="jpeg")
 
     def redraw(change=None):

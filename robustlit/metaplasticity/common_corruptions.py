@@ -23,6 +23,7 @@ from ..data import as_images, load
 from ..evaluation import accuracy
 from .continual import BATCH_NORMS, learned
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import permute
 from ..stressors import in_schema, under
 
@@ -88,7 +89,7 @@ def common_corruptions(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights, order and noise
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 6,  # The first as it is, the others permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step

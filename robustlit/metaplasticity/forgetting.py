@@ -21,6 +21,7 @@ from ..data import Batches, load
 from .continual import STATISTICS, learn
 from .layers import GAMMA_INIT, binary_mlp, real_mlp, using_bn
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import permuted
 from ..evaluation import evaluate
 from ..training import Callback, pick_device, set_seed
@@ -74,7 +75,7 @@ def forgetting(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights and order
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 5,  # Permutations learned in turn, all of them permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step

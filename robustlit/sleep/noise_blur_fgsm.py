@@ -22,9 +22,10 @@ from ..checks import Count, Counts, Seed, checked
 from ..claims import Finding, claim
 from ..records import experiment
 from .defences import distortion
+from ..sources import DatasetName
 from ..stressors import in_schema, under
 from .networks import View
-from .baselines import test_part
+from .baselines import NetworkName, test_part
 from ..statistics import differences, paired_difference
 from ..evaluation import answers, logits_of
 from ..zoo import load_network, views_of
@@ -67,9 +68,9 @@ def _attacked(model, network, x, y, seed) -> list:
     paper=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=10_000),
 )
 def noise_blur_fgsm(
-    network: str = "sleep",  # A name of the zoo
+    network: NetworkName = "sleep",  # A name of the zoo
     seed: Seed = 0,  # Of the network and of the noise
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step; the reading's own if None

@@ -20,6 +20,7 @@ from ..records import experiment
 from .baselines import training_part
 from .stdp import RESETS, RULES, Night, sleep
 from ..evaluation import accuracy
+from ..sources import DatasetName
 from ..training import set_seed
 from ..zoo import load_network
 
@@ -55,7 +56,7 @@ def spiking_activity(
     reset: Annotated[str, one_of(RESETS)] = "zero",  # One of `RESETS`
     seed: Seed = 0,  # Of the network and the spikes
     steps: Count = 27_105,  # Length of the sleep
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step of training; the reading's own if None
