@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'verdicts', 'moved_claims']
+           'text_table', 'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -34,8 +34,8 @@ from IPython.display import Markdown
 
 import robustlit
 from . import digest
-from .checks import check_choice, check_int
-from .plots import caption
+from .checks import check_choice, check_int, checked
+from .plots import about_records, caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
 
 # %% ../nbs/evidence/60_claims.ipynb #08ee588c
@@ -170,9 +170,11 @@ def _refuse_bad(c: Claim):
 # %% ../nbs/evidence/60_claims.ipynb #37446327
 def claim(
     id: str,  # For example 'A-1'; unique within the paper
-    **parts,  # The other parts of a `Claim`: paper, statement, source, published, condition, experiment, where, ...
+    **parts,  # The other parts of a `Claim`: statement, source, condition, where, ...; the paper is the experiment's if not given
 ) -> Callable:  # A decorator that turns (rows, scale) -> Finding into a `Claim`
     "Write down a claim, and register it for the ledger; `ValueError` where a part says nothing or the id is taken."
+
+    parts = cast(dict, dict(paper=str(parts.get("experiment", "")).partition("/")[0]) | parts)
 
     def decorate(check):
         try:
@@ -408,6 +410,20 @@ def ledger_markdown(
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
+# %% ../nbs/evidence/60_claims.ipynb #4a5a317a
+@checked
+def text_table(
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
+    columns: Sequence[str],  # Which of its columns, in this order
+    where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
+) -> Markdown | None:  # A table for a notebook; None where there are no records
+    "Columns of words with all that they say; one sentence where there are no records."
+    if not len(found):
+        return print(about_records(found))
+    shown = found.query(where) if where else found
+    _ = [check_choice(c, list(found.columns), "columns") for c in columns]
+    return Markdown(ledger_markdown(shown[[*columns]]))
+
 # %% ../nbs/evidence/60_claims.ipynb #3e4f295d
 def _named(which) -> Claim:
     "The claim of an id, or of paper and id where two papers have it."
@@ -434,11 +450,19 @@ def _row(c: Claim, v: Verdict) -> dict:
 
 def verdicts(
     *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
+    paper: str | None = None,  # Instead of `ids`: all claims of this paper
+    columns: Sequence[str] | None = None,  # Only these columns of the table
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store, as for `verdict`
 ) -> Markdown:  # A table for a notebook; its text is in `data`
     "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
-    return Markdown(ledger_markdown(pd.DataFrame([_row(c, verdict(c, store, source)) for c in map(_named, ids)])))
+    asked = [*map(_named, ids), *(known_claims(paper) if paper else ())]
+    table = pd.DataFrame([_row(c, verdict(c, store, source)) for c in asked])
+    if columns is not None:
+        _ = [check_choice(c, list(table.columns), "columns") for c in columns]
+        amended = ["" if "condition" in columns or not c.amended else ", amended" for c in asked]
+        table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
+    return Markdown(ledger_markdown(table))
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

@@ -6,8 +6,8 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
-           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names',
-           'stress', 'eps_area', 'corruption_error']
+           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'stress_names',
+           'suite_names', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
 from collections.abc import Callable, Sequence
@@ -269,6 +269,15 @@ def in_schema(
     told = {k: named.map({name: about[k] for name, about in known.items()}) for k in ("suite", "unit")}
     told = dict(suite=told["suite"], stressor=named, strength=rows["strength"].astype(float), unit=told["unit"])
     return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
+
+# %% ../nbs/robustness/50_stressors.ipynb #b41d89c5
+@checked
+def stress_names(
+    rows: "Annotated[pd.DataFrame, with_columns('stressor', 'strength')]",  # In the schema of `stress`
+) -> "pd.Series":  # "clean", "blur 2.5", ...
+    "Stressor and strength of each row in one word."
+    named = rows["stressor"] + " " + rows["strength"].map("{:g}".format)
+    return named.where(rows["stressor"] != "clean", "clean")
 
 # %% ../nbs/robustness/50_stressors.ipynb #21b85891
 PAPER_SUITES = Table("suites of the papers", filters=Later("robustlit.filtering.filter_map", "filter_suite"))
