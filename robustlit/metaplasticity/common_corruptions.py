@@ -10,23 +10,23 @@ __all__ = ['REPORTED', 'ORDERS', 'READINGS', 'CHANGED', 'NOISES', 'DROWNED', 'DI
            'no_consistent_trend']
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #2d7c1e74
+import copy
 from functools import partial
 from typing import Annotated
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import Count, Images, NotNegative, Seed, between, checked, one_of
 from ..claims import Finding, claim
 from ..corruptions import GROUPS, corrupt
 from ..data import as_images, load
-from ..evaluation import accuracy
 from .continual import BATCH_NORMS, learned
 from ..plots import curve_panels, needs_records
 from ..records import experiment
 from ..streams import permute
-from ..stressors import in_schema, under
+from ..stressors import corruption_suite, in_schema, stress
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ceaac2d4
 REPORTED = GROUPS["noise"] + GROUPS["blur"] + GROUPS["weather"] + GROUPS["digital"] + GROUPS["extra"]
@@ -34,6 +34,11 @@ ORDERS = ("permute_first", "corrupt_first")
 READINGS = dict(corrected=(), report=("vertical_blur", "dimming"))
 CHANGED = ("gaussian_blur", "glass_blur", "saturate")  # by the reading `report`
 _Reading = Annotated[str, one_of(READINGS)]
+
+
+def _noise_seed(seed, name, severity) -> int:
+    "That of the noise: another for each corruption and severity."
+    return 1000 * seed + 10 * REPORTED.index(name) + severity
 
 
 @checked
@@ -47,35 +52,36 @@ def seen_by(
     seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # What the network is shown
     "A task's test images, corrupted."
-    first = order == "permute_first"
-    compat = READINGS[reading]
-    generator = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
+    first, generator = order == "permute_first", torch.Generator().manual_seed(_noise_seed(seed, name, severity))
     x = permute(x, permutation) if first else x
-    x = corrupt(x, name, severity, "report", generator, compat=compat)
+    x = corrupt(x, name, severity, "report", generator, compat=READINGS[reading])
     return x if first else permute(x, permutation)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #edb13903
-def _conditions(severities) -> list:
-    "All that is tried (order, reading, corruption, severity): the report's order and reading at the lowest severity only."
-    least = min(severities)
-    camera = [("corrupt_first", "corrected", c, s) for c in REPORTED for s in severities]
-    report = [("permute_first", "corrected", c, least) for c in REPORTED]
-    return camera + report + [(o, "report", c, least) for o in ORDERS for c in CHANGED]
+class _Scrambled(nn.Module):
+    "A network that sees images with their pixels in another order."
+
+    def __init__(self, model, permutation):
+        super().__init__()
+        self.model, self.permutation = model, permutation
+
+    def forward(self, x):
+        return self.model(permute(x, self.permutation))
 
 
-def _tested(phases, x, y, on, seen, about) -> list:
-    "A row for each choice of batch norm."
-    last, rows = len(phases.days), []
-    for bn in BATCH_NORMS:
-        if bn == "last" and on == last:
-            rows.append(rows[-1] | dict(bn="last"))  # the newest task's own is the last
-            continue
-        right = accuracy(phases.at(last, on, bn), seen, y, batch_size=500)
-        rows.append(about | dict(on=on, bn=bn, accuracy=right, n=len(y)))
-    return rows
+def _tested(phases, x, y, on, order, suite, seed) -> pd.DataFrame:
+    "Under each stressor a row for each choice of batch norm; the newest task's own is the last."
+    last, permutation = len(phases.days), phases.tasks[on - 1].permutation
+    models = {bn: copy.deepcopy(phases.at(last, on, bn)) for bn in BATCH_NORMS}
+    if order == "permute_first":
+        x = permute(x, permutation)
+    else:
+        models = {bn: _Scrambled(model, permutation) for bn, model in models.items()}
+    return stress(models, (x, y), suite, images=None, seed=seed).rename(columns=dict(model="bn")).assign(on=on)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ef968bee
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
+_COLUMNS = ["order", "reading", "suite", "stressor", "strength", "unit", "on", "bn", "accuracy", "n"]
 
 
 @experiment(
@@ -102,17 +108,21 @@ def common_corruptions(
     The uncorrupted test images are the rows of stressor "clean", strength 0, order "none".
     """
     phases = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
-    device = phases.tasks[0].x_test.device
+    device, least = phases.tasks[0].x_test.device, (min(severities),)
     part = load(data, valid=0).subset(n_test=images)
-    x, y, rows = as_images(part.x_test).to(device), part.y_test.to(device), []
-    for on, task in enumerate(phases.tasks, 1):
-        about = dict(order="none", reading="corrected") | under("clean")
-        rows += _tested(phases, x, y, on, permute(x, task.permutation), about)
-        for order, reading, name, severity in _conditions(severities):
-            about = dict(order=order, reading=reading) | under(name, severity)
-            shown = seen_by(x, task.permutation, name, severity, order, reading, seed)
-            rows += _tested(phases, x, y, on, shown, about)
-    return pd.DataFrame(rows)
+    x, y, tables = as_images(part.x_test).to(device), part.y_test.to(device), []
+    ways = [("corrupt_first", "corrected", REPORTED, severities), ("permute_first", "corrected", REPORTED, least)]
+    ways += [(order, "report", CHANGED, least) for order in ORDERS]
+    for on in range(1, n_tasks + 1):
+        for order, reading, names, levels in ways:
+            suite = corruption_suite(phases.model, x, levels, "report", names, READINGS[reading], _noise_seed)
+            rows = _tested(phases, x, y, on, order, suite, seed).assign(order=order, reading=reading)
+            tables.append(rows if (order, reading) == ways[0][:2] else rows[rows["suite"] != "clean"])
+    table = pd.concat(tables, ignore_index=True)[_COLUMNS]
+    table["accuracy"] = (
+        100 * (table["accuracy"] * table["n"] / 100).round() / table["n"]
+    )  # a share of counts, to the bit
+    return table.assign(order=table["order"].where(table["suite"] != "clean", "none"))
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #43df5da4
 _Way = Annotated[str, one_of(("report", "camera"))]
