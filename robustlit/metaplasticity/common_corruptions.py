@@ -142,8 +142,8 @@ def as_tested(
     return df[df["reading"].eq("report") == (df["stressor"].isin(CHANGED) & reported)]
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #3d118ef7
-@needs_records
 @checked
+@needs_records
 def figure_3(
     found: pd.DataFrame,  # Records of one width
     way: _Way = "report",  # As for `as_tested`
