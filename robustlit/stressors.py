@@ -10,7 +10,7 @@ __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Str
            'suite_names', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -323,7 +323,7 @@ def _answered(s: Stressor, models, x, y, seed):
 
 @checked
 def stress(
-    model: nn.Module | Mapping,  # Images in [0, 1] to logits; or several networks by name, which see the same images
+    model: nn.Module,  # Images in [0, 1] to logits; or a `ModuleDict` of several, which see the same images
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
@@ -336,7 +336,8 @@ def stress(
 
     x, y = images_and_labels(data, images)
     check_images(x, "data")
-    models, several = (model, True) if isinstance(model, Mapping) else ({"": model}, False)
+    several = isinstance(model, nn.ModuleDict)
+    models = dict(model.items()) if several else {"": model}
     for one in models.values():
         check_model(one, x, y)
     rows, named = [], lambda name: dict(model=name) if several else {}
