@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'verdicts', 'moved_claims']
+           'text_table', 'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -35,7 +35,7 @@ from IPython.display import Markdown
 import robustlit
 from . import digest
 from .checks import Count, at_least, check_choice, check_with, checked, not_empty, one_of
-from .plots import caption
+from .plots import about_records, caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
 
 # %% ../nbs/evidence/60_claims.ipynb #08ee588c
@@ -55,7 +55,7 @@ def _per_seed(values):
         raise ValueError(f"`values` must hold one number a seed, got shapes {[v.shape for v in out.values()]}")
     return out
 
-# %% ../nbs/evidence/60_claims.ipynb #08ee5801
+# %% ../nbs/evidence/60_claims.ipynb #bb15227b
 @checked
 @dataclass(frozen=True)
 class Finding:
@@ -91,7 +91,7 @@ _claims = {}
 def _values(value):
     return list(value) if isinstance(value, list | tuple | range) else [value]
 
-# %% ../nbs/evidence/60_claims.ipynb #aec2a010
+# %% ../nbs/evidence/60_claims.ipynb #bad36b55
 def _word(value):
     if isinstance(value, list | tuple):
         return json.dumps(value)
@@ -112,7 +112,7 @@ def _pins(where, name):
     if "seed" in where or any(not _values(v) for v in where.values()):
         raise ValueError(f"`{name}` must map parameters, without the seed, to values, got {where!r}")
 
-# %% ../nbs/evidence/60_claims.ipynb #c5667d01
+# %% ../nbs/evidence/60_claims.ipynb #dd458cd1
 _Text = Annotated[str, check_with(_says_something, "", " ")]
 _Where = Annotated[dict, check_with(_pins, dict(seed=[0]), dict(lr=[]))]
 
@@ -175,9 +175,11 @@ def _refuse_taken(c: Claim):
 @checked
 def claim(
     id: _Text,  # For example 'A-1'; unique within the paper
-    **parts,  # The other parts of a `Claim`: paper, statement, source, published, condition, experiment, where, ...
+    **parts,  # The other parts of a `Claim`: statement, source, condition, where, ...; the paper is the experiment's if not given
 ) -> Callable:  # A decorator that turns (rows, scale) -> Finding into a `Claim`
     "Write down a claim, and register it for the ledger; `ValueError` where a part says nothing or the id is taken."
+
+    parts = cast(dict, dict(paper=str(parts.get("experiment", "")).partition("/")[0]) | parts)
 
     def decorate(check):
         try:
@@ -206,12 +208,12 @@ def _from(store):
 
     return source
 
-# %% ../nbs/evidence/60_claims.ipynb #0e546c21
+# %% ../nbs/evidence/60_claims.ipynb #425c7633
 def _settings(where):
     "Every combination of the values of `where`, each a dict."
     return [dict(zip(where, values)) for values in itertools.product(*map(_values, where.values()))]
 
-# %% ../nbs/evidence/60_claims.ipynb #3b37712a
+# %% ../nbs/evidence/60_claims.ipynb #fc4c4fce
 def _seeds(rows, setting):
     "Seeds that have rows of this setting; runs where there is no seed."
     if rows.empty:
@@ -229,7 +231,7 @@ def _complete(rows, settings):
     column = "seed" if "seed" in rows.columns else "key"
     return (rows[rows[column].isin(seeds)].reset_index(drop=True) if seeds else rows), seeds
 
-# %% ../nbs/evidence/60_claims.ipynb #7f3a97e4
+# %% ../nbs/evidence/60_claims.ipynb #974c6b91
 def _lacking(claim, scale, rows, settings):
     "What stands between these rows and a verdict, in words; empty if nothing does."
     n, swept = claim.min_seeds, [k for k, v in claim.runs(scale).items() if len(_values(v)) > 1]
@@ -239,7 +241,7 @@ def _lacking(claim, scale, rows, settings):
         parts = [f"{n} seeds that all settings share ({len(_complete(rows, settings)[1])} so far)"]
     return f"profile {scale}: {'; '.join(parts)}" if parts else ""
 
-# %% ../nbs/evidence/60_claims.ipynb #d10c99e5
+# %% ../nbs/evidence/60_claims.ipynb #f5af860e
 def _means(v) -> dict:
     "Mean over seeds of each number, by name."
     return {k: float(x.mean()) for k, x in (v.finding.per_seed if v.finding else {}).items()}
@@ -309,7 +311,7 @@ def _ours(v: Verdict):
         ", ".join(f"{k}: {show(k)}" if k else show(k) for k in means) + f" {v.finding.unit}".rstrip() + f" (n = {v.n})"
     )
 
-# %% ../nbs/evidence/60_claims.ipynb #6bc6351d
+# %% ../nbs/evidence/60_claims.ipynb #eb3f3c9d
 def _sentence(v: Verdict):
     if v.finding is None or v.outcome == "not measured":
         why = f"needs {v.missing}" if v.finding is None else v.finding.measured
@@ -337,7 +339,7 @@ def _judged(claim, scale, rows, seeds):
         claim, finding.outcome, scale, finding, len(seeds), about.removesuffix(", some from older code"), machines, old
     )
 
-# %% ../nbs/evidence/60_claims.ipynb #32be2001
+# %% ../nbs/evidence/60_claims.ipynb #fdb9648a
 @checked
 def verdict(
     claim: Claim,  # What is to be judged
@@ -364,7 +366,7 @@ def verdict(
 def _order(c: Claim):
     return c.paper, [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)]
 
-# %% ../nbs/evidence/60_claims.ipynb #80d9f901
+# %% ../nbs/evidence/60_claims.ipynb #b75523d0
 @checked
 def known_claims(
     paper: str | None = None,  # Only those of one paper
@@ -378,7 +380,7 @@ def known_claims(
         check_choice(paper, sorted({c.paper for c in found}), "paper")
     return [c for c in found if paper in (None, c.paper)]
 
-# %% ../nbs/evidence/60_claims.ipynb #80d9f902
+# %% ../nbs/evidence/60_claims.ipynb #d52dea4c
 @checked
 def ledger(
     paper: str | None = None,  # Only the claims of one paper
@@ -409,6 +411,20 @@ def ledger_markdown(
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
+# %% ../nbs/evidence/60_claims.ipynb #4a5a317a
+@checked
+def text_table(
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
+    columns: Sequence[str],  # Which of its columns, in this order
+    where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
+) -> Markdown | None:  # A table for a notebook; None where there are no records
+    "Columns of words with all that they say; one sentence where there are no records."
+    if not len(found):
+        return print(about_records(found))
+    shown = found.query(where) if where else found
+    _ = [check_choice(c, list(found.columns), "columns") for c in columns]
+    return Markdown(ledger_markdown(shown[[*columns]]))
+
 # %% ../nbs/evidence/60_claims.ipynb #3e4f295d
 def _named(which) -> Claim:
     "The claim of an id, or of paper and id where two papers have it."
@@ -423,7 +439,7 @@ def _named(which) -> Claim:
         )
     return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
 
-# %% ../nbs/evidence/60_claims.ipynb #e724384f
+# %% ../nbs/evidence/60_claims.ipynb #8c2b9d8d
 def _row(c: Claim, v: Verdict) -> dict:
     "A line of `verdicts`."
     amended = f" (amended: {c.amended})" if c.amended else ""
@@ -432,15 +448,23 @@ def _row(c: Claim, v: Verdict) -> dict:
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
-# %% ../nbs/evidence/60_claims.ipynb #3e4f2902
+# %% ../nbs/evidence/60_claims.ipynb #e05e4f39
 @checked
 def verdicts(
     *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
+    paper: str | None = None,  # Instead of `ids`: all claims of this paper
+    columns: Sequence[str] | None = None,  # Only these columns of the table
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store, as for `verdict`
 ) -> Markdown:  # A table for a notebook; its text is in `data`
     "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
-    return Markdown(ledger_markdown(pd.DataFrame([_row(c, verdict(c, store, source)) for c in map(_named, ids)])))
+    asked = [*map(_named, ids), *(known_claims(paper) if paper else ())]
+    table = pd.DataFrame([_row(c, verdict(c, store, source)) for c in asked])
+    if columns is not None:
+        _ = [check_choice(c, list(table.columns), "columns") for c in columns]
+        amended = ["" if "condition" in columns or not c.amended else ", amended" for c in asked]
+        table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
+    return Markdown(ledger_markdown(table))
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:
@@ -455,7 +479,7 @@ def _standing(definitions, store=None) -> dict:
         found[f"{c.paper} {c.id}"] = about | dict(definitions=definitions(c.check) | code[c.experiment])
     return found
 
-# %% ../nbs/evidence/60_claims.ipynb #71b3120f
+# %% ../nbs/evidence/60_claims.ipynb #b802655c
 def _recorded(folder: Path) -> dict:
     "From experiment to its records in the tables of a folder, as (key, checksum)."
     tables = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.glob("*/*.parquet")}
@@ -466,12 +490,12 @@ def _recorded(folder: Path) -> dict:
 def _sentence_of(standing):
     return f"{standing['label']}: {standing['ours']}".removesuffix(": ") if standing else "no such claim"
 
-# %% ../nbs/evidence/60_claims.ipynb #59f6e0c6
+# %% ../nbs/evidence/60_claims.ipynb #2d0f5b9b
 def _says(standing):
     "What must be the same for a claim not to have moved."
     return standing and [standing["label"], standing["ours"], {k: f"{v:.9g}" for k, v in standing["means"].items()}]
 
-# %% ../nbs/evidence/60_claims.ipynb #12644448
+# %% ../nbs/evidence/60_claims.ipynb #0f225234
 def _moves(
     old: dict,  # Standing of every claim by name, as of then
     now: dict,  # The same as of today
@@ -541,7 +565,7 @@ def moved_claims(
     moved.attrs["new"] = new
     return moved
 
-# %% ../nbs/evidence/60_claims.ipynb #f179d62e
+# %% ../nbs/evidence/60_claims.ipynb #f4ed900c
 def _standing_in(tree: Path, rev: str) -> dict:
     "The standing of the claims in another tree, told by its own code."
     told = tree / "standing.json"

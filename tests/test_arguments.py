@@ -111,6 +111,7 @@ DAY = continual.Phase(BINARY.state_dict(), [continual.snapshots(BINARY, TASK)])
 DAYS = continual.Phases(BINARY, [TASK], [DAY], {})
 ROWS = stressors.stress(MODEL, (X, Y), [s for s in stressors.corruption_suite(MODEL, X, (1,)) if s.name == "fog"])
 AUDIT = pd.DataFrame(dict(check=["range"], kind=["cause"], red=[False], finding=["fine"]))
+AUDITS = AUDIT.assign(red=True, network="a", seed=0)
 RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], accuracy=[90.0, 91.0, 80.0, 82.0]))
 RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
 SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
@@ -164,6 +165,10 @@ LEARNER = training.Learner(MODEL, torch.optim.SGD(MODEL.parameters(), 0.1))
 PARTS = dict(x_train=DIGITS.x_train, y_train=DIGITS.y_train, x_test=DIGITS.x_test, y_test=DIGITS.y_test)
 SEEN = pd.DataFrame(dict(network=["a", "a", "b", "b"], stressor="fgsm", seed=[0, 1, 0, 1], strength=0.1, view="logits"))
 SEEN = SEEN.assign(attack_loss="ce", accuracy=[90.0, 91.0, 80.0, 82.0])
+CORRUPTED = pd.DataFrame(dict(stressor=["clean", *common_corruptions.REPORTED], strength=1, accuracy=50.0)).assign(
+    bn="own", order="corrupt_first", reading="corrected", on=1, meta=0.0, width=8, epochs=1, seed=0, profile="cpu"
+)
+CORRUPTED["hardware"] = "GPU"
 
 
 @experiment(smoke=dict(seed=0))
@@ -238,7 +243,10 @@ CALLS = {
     statistics.differences: dict(
         found=ROWS_OF_TWO, pairs=[("a", "b")], on="network", y="accuracy", by="seed", over=["strength"]
     ),
-    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2),
+    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2)
+    | dict(columns="strength"),
+    plots.mean_table: dict(found=ROWS_OF_TWO, rows="network", columns=["strength"], y="accuracy", where="strength > 0")
+    | dict(sd=True, sort=False, decimals=2),
     plots.about_records: dict(found=ROWS_OF_TWO, per="network"),
     plots.needs_records: dict(draw=lambda found: found),
     plots.show: dict(
@@ -253,6 +261,8 @@ CALLS = {
         colours=None,
         cols=2,
         title="two networks",
+        where="strength > 0",
+        axes=dict(xlim=(0, 1)),
     ),
     execution.read_notebook: dict(path="one.ipynb"),
     execution.tagged: dict(cell=NOTEBOOK.cells[0], tag="report"),
@@ -271,7 +281,9 @@ CALLS = {
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2),
     stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x)),
-    stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto"),
+    stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto", names=["fog"])
+    | dict(compat=("dimming",), noise_seed=lambda seed, name, severity: seed),
+    stressors.stress_names: dict(rows=ROWS),
     stressors.linf_suite: dict(model=MODEL, x=X, eps=(0.1,), attacks=("fgsm",)),
     stressors.fault_suite: dict(model=MODEL, x=X, rates=(0.1,)),
     stressors.noise_blur_suite: dict(model=MODEL, x=X, sigmas=(1.0,), variances=(0.1,)),
@@ -288,6 +300,8 @@ CALLS = {
     masking.Back: dict(model=MODEL, low=0.0, high=255.0),
     masking.audit: dict(model=MODEL, data=(X, Y), eps=0.1, images=4, surrogates=[MODEL], seed=0),
     masking.audit_summary: dict(table=AUDIT),
+    masking.red_table: dict(found=AUDITS, columns=["network"], rows=("kind", "check")),
+    masking.red_counts: dict(found=AUDITS, by="network"),
     zoo.timed_training: dict(name="local/small", parameters=dict(seed=0), folder=".", seconds=1.0),
     zoo.network: dict(parent=None, views=zoo.LOGITS, seconds=1.0),
     zoo.find_network: dict(name="sleep/control", paper="sleep"),
@@ -295,6 +309,7 @@ CALLS = {
     zoo.views_of: dict(name="sleep/control", paper="sleep"),
     zoo.networks: dict(paper="sleep"),
     zoo.network_of: dict(paper="sleep"),
+    zoo.with_parent: dict(names=["sleep", "authors"], paper="sleep"),
     plots.ordered_colours: dict(values=[1, 2]),
     input_diversity.resized: dict(x=X, u=torch.rand(4, 4), smallest=0.9, probability=0.5),
     input_diversity.gaussian_kernel: dict(size=3, sigma=1.0),
@@ -378,7 +393,7 @@ CALLS = {
     )
     | dict(colours={0.0: "red", 1.0: "blue"}),
     plots.curve_panels: dict(df=RUNS, column="eps", values=[0.1], x="eps", y="accuracy", group="meta", shape=(1, 1))
-    | dict(size=(2, 2), ylim=(0, 100), labels=("a", "b")),
+    | dict(size=(2, 2), ylim=(0, 100), labels=("a", "b"), title="made"),
     plots.image_grid: dict(images=X, titles=None, rows=2, cols=2, size=1.0),
     plots.heat_table: dict(table=pd.DataFrame([[1.0]]), ax=None, low=0.0, high=1.0, decimals=1),
     plots.caption: dict(df=RUNS, per="meta"),
@@ -494,6 +509,8 @@ CALLS = {
     stdp.raster: dict(night=NIGHT, ax=None, units=3),
     stdp.sleep: dict(model=perceptron(), x=X, rule=RULE, generator=RNG, dream=None, s=None, watch=1, engine="event"),
     adversarial_robustness.situations: dict(n_tasks=2),
+    common_corruptions.as_tested: dict(df=CORRUPTED, way="camera", highest=2),
+    common_corruptions.figure_3: dict(found=CORRUPTED, way="camera", highest=2),
     common_corruptions.seen_by: dict(x=X, permutation=None, name="fog", severity=1, order="permute_first")
     | dict(reading="report", seed=0),
     forgetting.EvalModeTrace: dict(batches=TASK.test_batches()),
@@ -507,6 +524,7 @@ CALLS = {
     frozen_features.feature_extractor: dict(extractor="digits", x=BYTES, epochs=1),
     noise_blur_fgsm.gain: dict(df=SEEN, network="a", parent="b", stress="fgsm", view=("logits", "ce")),
     noise_blur_fgsm.lowest_view: dict(df=SEEN),
+    noise_blur_fgsm.first_view: dict(df=SEEN.assign(network="sleep")),
     spiking_activity.by_stretch: dict(night=NIGHT),
     strong_attacks.bounded: dict(model=MODEL, x=X, y=WRONG, seed=0),
     strong_attacks.nearest: dict(model=MODEL, x=X, y=WRONG, seed=0),

@@ -78,7 +78,6 @@ def class_incremental(
 # %% ../../nbs/sleep/58_class_incremental.ipynb #84f3ca33
 @claim(
     "B-9",
-    paper="sleep",
     statement="Sleep recovers forgotten tasks",
     source="Tadros et al. 2022 (published numbers from memory, not checked)",
     published={"sleep": 48.5, "sequential": 19},
@@ -92,5 +91,5 @@ def brings_back(df: pd.DataFrame, scale: str) -> Finding:
     slept = last[(last["method"] == "sleep") & (last["when"] == "slept")].set_index("seed")["accuracy"]
     plain = last[last["method"] == "sequential"].set_index("seed")["accuracy"]
     gain = paired_difference(slept, plain)
-    values = dict(sleep=slept.sort_index().to_numpy(), sequential=plain.sort_index().to_numpy())
+    values = dict(sleep=slept.sort_index(), sequential=plain.sort_index())
     return Finding(bool(gain.mean >= 15), f"difference {gain}", values)
