@@ -280,7 +280,8 @@ CALLS = {
         model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2),
-    stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x)),
+    stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x))
+    | dict(shown=lambda x, seed: x),
     stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto", names=["fog"])
     | dict(compat=("dimming",), noise_seed=lambda seed, name, severity: seed),
     stressors.stress_names: dict(rows=ROWS),
@@ -348,7 +349,8 @@ CALLS = {
     claims.known_claims: dict(paper="sleep"),
     claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
-    claims.verdicts: dict(store=None, source=None),
+    claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
+    claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),
     calibration.attacked_ratio: dict(models=[CONV], x=X, y=SEEN_BY_CONV, eps=0.1, attack="fgsm", seed=0),
     calibration.Calibration: dict(eps=0.1, ratio=0.5, clean=90.0, attacked=45.0, tried=pd.DataFrame()),
     calibration.halving_eps: dict(models=[CONV], x=X, y=SEEN_BY_CONV, ratio=0.5, tolerance=0.5, points=9, halvings=1)
