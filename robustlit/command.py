@@ -135,24 +135,29 @@ def _stress(args) -> int:
 LIGHT = dict(data=_data, stress=_stress)
 
 
-def _light(args) -> int:
-    "Do what needs no notebooks; an error becomes one line."
+def _answered(args, commands: dict, whole: tuple, stopped: str = "stopped", refused: tuple = ()) -> int:
+    "Do what a command asks for, `whole` being its options that count something; an error becomes one line."
     from robustlit.checks import check_int
 
     try:
-        for name in ("images", "size"):
+        for name in whole:
             if getattr(args, name, None) is not None:
                 check_int(getattr(args, name), f"--{name}", low=1)
-        return LIGHT[args.command](args)
+        return commands[args.command](args)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\n{stopped}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, FileNotFoundError) as e:
+    except (ValueError, TypeError, FileNotFoundError, *refused) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2
+
+
+def _light(args) -> int:
+    "Do what needs no notebooks."
+    return _answered(args, LIGHT, ("images", "size"))
 
 # %% ../nbs/evidence/95_command.ipynb #c950000c
 def main(

@@ -36,6 +36,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 import robustlit
+from .command import _answered
 from .checks import Count, check_int, checked, nearest
 from .execution import Job, execute, read_notebook, tagged
 from .experiments import ProfileName
@@ -482,20 +483,9 @@ def carry_out(
     args: argparse.Namespace,  # What was typed, as `robustlit.command` reads it
 ) -> int:  # The exit code
     "Do what a command asks for; an error becomes one line."
+    stopped = "stopped; what was recorded stays, the same command goes on from there"
     try:
-        for name in ("jobs", "threads"):
-            if getattr(args, name, None) is not None:
-                check_int(getattr(args, name), f"--{name}", low=1)
-        return COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        print("\nstopped; what was recorded stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _answered(args, COMMANDS, ("jobs", "threads"), stopped, (DamagedRecord, NewerRecord))
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, DamagedRecord, NewerRecord) as e:
-        print(f"robustlit: {e}", file=sys.stderr)
-        return 2
