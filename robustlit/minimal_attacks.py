@@ -28,7 +28,7 @@ from robustlit.attacks import (
     State,
     Threat,
     _check,
-    _Mode,
+    ModelMode,
     image_uniform,
     untouched,
     worst_images,
@@ -461,7 +461,7 @@ def smallest(
     attack: _Attack = "deepfool",  # A name in `SMALLEST`, or an attack already made
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds "boundary"; torch's own if None
-    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: ModelMode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."

@@ -55,13 +55,13 @@ def _torchattacks(attack, model, x, y, eps):
 
 
 def _foolbox(attack, model, x, y, eps):
-    import foolbox  # ty: ignore[unresolved-import]
+    import foolbox
 
     return attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=eps)[1]
 
 
 def _secmlt(attack, model, x, y, eps):
-    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier  # ty: ignore[unresolved-import]
+    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
     from torch.utils.data import DataLoader, TensorDataset
 
     batches = attack(BasePyTorchClassifier(model), DataLoader(TensorDataset(x, y), len(x)))

@@ -187,11 +187,18 @@ def worded(
     table: pd.DataFrame,  # From `differences`, or a part of it that is one family of its own
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
     decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
-) -> pd.Series:  # For example '+1.2 [+0.4, +2.0] *'
+    columns: str | None = None,  # "pair", or a column of the points: its values stand above, the others' at the left
+) -> pd.Series | pd.DataFrame:  # For example '+1.2 [+0.4, +2.0] *'; with `columns` a wide table
     "Differences as text, with a star where they stay below p = 0.05 after Holm's correction."
     ends, k = zip(table["mean"], table["low"], table["high"]), decimals
     text = pd.Series(
         [f"{mean:+.{k}f} [{low:+.{k}f}, {high:+.{k}f}]" for mean, low, high in ends], table.index, dtype=str
     )
     adjusted = holm(table["p"].fillna(1)) if family and len(table) else table["p_holm"]
-    return text + adjusted.lt(0.05).map({True: " *", False: ""})
+    text = text + adjusted.lt(0.05).map({True: " *", False: ""})
+    if columns is None:
+        return text
+    point = list(table.columns[: table.columns.get_loc("mean")])
+    rest = [c for c in point if c != check_choice(columns, point, "columns")]
+    wide = table.assign(text=text).set_index([*rest, columns])["text"].unstack(columns)
+    return wide.reindex(table.set_index(rest).index.unique() if rest else None)[table[columns].unique()]

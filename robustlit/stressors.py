@@ -6,12 +6,12 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
-           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names',
-           'stress', 'eps_area', 'corruption_error']
+           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'stress_names',
+           'suite_names', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +60,7 @@ def images_and_labels(
         x, y = x[few], y[few]
     return x, y
 
-# %% ../nbs/robustness/50_stressors.ipynb #be4b5122
+# %% ../nbs/robustness/50_stressors.ipynb #760ee838
 def _pair(data):
     if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(t, Tensor) for t in data):
         raise TypeError(f"`data` must be a Dataset or a pair (images, labels) of tensors, got {type(data).__name__}")
@@ -77,15 +77,23 @@ class Stressor:
     strength: float  # Severity, eps, rate, sigma: as `unit` says
     unit: str  # What `strength` counts
     run: Callable  # (model, x, y, seed) to logits (n, classes)
+    shown: Callable | None = None  # (x, seed) to images, where only they change: several networks then see the same
 
-# %% ../nbs/robustness/50_stressors.ipynb #19df1044
-def _corrupted(model, x, y, seed, name, severity, calibration):
-    generator = torch.Generator().manual_seed(seed)
-    return logits_of(model, corrupt(x, name, severity, calibration, generator))
+# %% ../nbs/robustness/50_stressors.ipynb #963389a6
+def _corrupted(x, seed, name, severity, calibration, compat, noise_seed):
+    generator = torch.Generator().manual_seed(noise_seed(seed, name, severity) if noise_seed else seed)
+    return corrupt(x, name, severity, calibration, generator, compat=compat)
 
-# %% ../nbs/robustness/50_stressors.ipynb #528e6d75
+
+def _of_images(suite, name, strength, unit, shown) -> Stressor:
+    "A stressor that changes the images."
+    run = lambda model, x, y, seed: logits_of(model, shown(x, seed))
+    return Stressor(suite, name, strength, unit, run, shown)
+
+# %% ../nbs/robustness/50_stressors.ipynb #1dc2f341
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
 _Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
+_Seeds = Callable | None
 
 
 @checked
@@ -94,11 +102,16 @@ def corruption_suite(
     x: Images,  # The images: MNIST-C's own corruptions are for grey ones
     severities: _Severities = (1, 2, 3, 4, 5),  # Of each
     calibration: _Calibration = "auto",  # One of `robustlit.corruptions.CALIBRATIONS`, or "auto" by channels and size
+    names: Sequence[str] | None = None,  # Which of them; all that the images allow if None
+    compat: Sequence[str] = (),  # Defects of an original, as for `corrupt`
+    noise_seed: _Seeds = None,  # (seed of `stress`, name, severity) to the seed of that noise; if None the same for all
 ) -> list:  # Of `Stressor`
     "The nineteen corruptions of Hendrycks & Dietterich (2019), and for grey images the eleven of MNIST-C."
-    names = [n for group, members in GROUPS.items() for n in members if group != "mnist_c" or x.shape[1] == 1]
-    run = lambda n, s: partial(_corrupted, name=n, severity=s, calibration=calibration)
-    return [Stressor("corruptions", n, s, "severity", run(n, s)) for n in names for s in severities]
+    known = [n for group, members in GROUPS.items() for n in members if group != "mnist_c" or x.shape[1] == 1]
+    names = known if names is None else [check_choice(n, known, "names") for n in names]
+    same = dict(calibration=calibration, compat=tuple(compat), noise_seed=noise_seed)
+    shown = lambda n, s: partial(_corrupted, name=n, severity=s, **same)
+    return [_of_images("corruptions", n, s, "severity", shown(n, s)) for n in names for s in severities]
 
 # %% ../nbs/robustness/50_stressors.ipynb #bf029d6d
 ATTACK_OPTIONS = dict(
@@ -118,7 +131,7 @@ def _attacked(model, x, y, seed, name, eps, options: dict):
         parts.append(attack_images(model, a, b, eps, name, generator=generator, **options).x)
     return logits_of(model, torch.cat(parts))
 
-# %% ../nbs/robustness/50_stressors.ipynb #b9d2f270
+# %% ../nbs/robustness/50_stressors.ipynb #59102a0b
 _Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
 _Radii = tuple[Share, ...] | None
 
@@ -142,7 +155,7 @@ def _kept(model: nn.Module) -> tuple:
     found = {id(t): t for _, p, b, _ in modules for t in [*p.values(), *b.values()] if t is not None}
     return modules, [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in found.values()]
 
-# %% ../nbs/robustness/50_stressors.ipynb #14f139d8
+# %% ../nbs/robustness/50_stressors.ipynb #3ea537bc
 @torch.no_grad()
 def _put_back(modules: list, tensors: list):
     for m, parameters, buffers, mode in modules:
@@ -155,7 +168,7 @@ def _put_back(modules: list, tensors: list):
         t.requires_grad_(flag) if t.requires_grad != flag else None
         t.grad = grad
 
-# %% ../nbs/robustness/50_stressors.ipynb #7db2ea85
+# %% ../nbs/robustness/50_stressors.ipynb #faacac68
 @checked
 @contextmanager
 def restored(
@@ -179,7 +192,7 @@ def _changed(model, x, y, seed, change):
         with block if hasattr(block, "__enter__") else nullcontext():
             return logits_of(model, x)
 
-# %% ../nbs/robustness/50_stressors.ipynb #5c15bee1
+# %% ../nbs/robustness/50_stressors.ipynb #533b87f4
 @checked
 def model_stressor(
     suite: str,  # "faults", "weight_filters", ...
@@ -200,7 +213,7 @@ def _has(model, where) -> bool:
     except ValueError:
         return False
 
-# %% ../nbs/robustness/50_stressors.ipynb #1705ee24
+# %% ../nbs/robustness/50_stressors.ipynb #c7c11bf6
 @checked
 def fault_suite(
     model: nn.Module,  # Its layers with weights, its batch norm and its activations, as far as it has them
@@ -221,10 +234,10 @@ def noise_blur_suite(
     variances: tuple[NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
 ) -> list:  # Of `Stressor`
     "Gaussian blur and Gaussian noise."
-    blurred = lambda model, x, y, seed, s: logits_of(model, blur(x, s).clamp(0, 1))
-    noisy = lambda model, x, y, seed, v: logits_of(model, noise(x, v, torch.Generator().manual_seed(seed)))
-    return [Stressor("noise_blur", "blur", s, "sigma", partial(blurred, s=s)) for s in sigmas] + [
-        Stressor("noise_blur", "noise", v, "variance", partial(noisy, v=v)) for v in variances
+    blurred = lambda x, seed, s: blur(x, s).clamp(0, 1)
+    noisy = lambda x, seed, v: noise(x, v, torch.Generator().manual_seed(seed))
+    return [_of_images("noise_blur", "blur", s, "sigma", partial(blurred, s=s)) for s in sigmas] + [
+        _of_images("noise_blur", "noise", v, "variance", partial(noisy, v=v)) for v in variances
     ]
 
 
@@ -252,7 +265,7 @@ def under(
     strength = (0.0 if suite == "clean" else float("nan")) if strength is None else float(strength)
     return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
 
-# %% ../nbs/robustness/50_stressors.ipynb #a86f4fbd
+# %% ../nbs/robustness/50_stressors.ipynb #cd97050b
 @checked
 def in_schema(
     rows: "pd.DataFrame",  # As records hold them, of now or of earlier
@@ -270,6 +283,15 @@ def in_schema(
     told = dict(suite=told["suite"], stressor=named, strength=rows["strength"].astype(float), unit=told["unit"])
     return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
 
+# %% ../nbs/robustness/50_stressors.ipynb #b41d89c5
+@checked
+def stress_names(
+    rows: "Annotated[pd.DataFrame, with_columns('stressor', 'strength')]",  # In the schema of `stress`
+) -> "pd.Series":  # "clean", "blur 2.5", ...
+    "Stressor and strength of each row in one word."
+    named = rows["stressor"] + " " + rows["strength"].map("{:g}".format)
+    return named.where(rows["stressor"] != "clean", "clean")
+
 # %% ../nbs/robustness/50_stressors.ipynb #21b85891
 PAPER_SUITES = Table("suites of the papers", filters=Later("robustlit.filtering.filter_map", "filter_suite"))
 
@@ -278,7 +300,7 @@ def suite_names() -> list:
     "What `stress` takes as `suite`."
     return [*SUITES.names(), *PAPER_SUITES.names(), "all"]
 
-# %% ../nbs/robustness/50_stressors.ipynb #0fb2ce40
+# %% ../nbs/robustness/50_stressors.ipynb #92ffbce7
 def _suite(suite, model, x) -> list:
     if isinstance(suite, str):
         check_choice(suite, suite_names(), "suite")
@@ -291,28 +313,42 @@ def _suite(suite, model, x) -> list:
     return chosen
 
 # %% ../nbs/robustness/50_stressors.ipynb #e42c2697
+def _answered(s: Stressor, models, x, y, seed):
+    "Each network's logits; images that are changed for all are made once."
+    seen = None if s.shown is None else s.shown(x, seed)
+    for model in models:
+        torch.manual_seed(seed)
+        yield s.run(model, x, y, seed) if seen is None else logits_of(model, seen)
+
+
 @checked
 def stress(
-    model: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits; or a `ModuleDict` of several, which see the same images
     data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
-) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
+) -> (
+    "pd.DataFrame"
+):  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n; of several also model
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
     x, y = images_and_labels(data, images)
     check_images(x, "data")
-    check_model(model, x, y)
-    rows = []
-    with torch.random.fork_rng(), eval_mode(model):
+    several = isinstance(model, nn.ModuleDict)
+    models = dict(model.items()) if several else {"": model}
+    for one in models.values():
+        check_model(one, x, y)
+    rows, named = [], lambda name: dict(model=name) if several else {}
+    with torch.random.fork_rng(), ExitStack() as modes:
+        _ = [modes.enter_context(eval_mode(one)) for one in models.values()]
         clean = dict(suite="clean", stressor="clean", strength=0.0, unit="")
-        rows.append(clean | measures(logits_of(model, x), y))
-        for s in tqdm(_suite(suite, model, x), desc="stress", leave=False):
-            torch.manual_seed(seed)
+        rows += [named(k) | clean | measures(logits_of(one, x), y) for k, one in models.items()]
+        for s in tqdm(_suite(suite, next(iter(models.values())), x), desc="stress", leave=False):
             about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
-            rows.append(about | measures(s.run(model, x, y, seed), y))
+            found = zip(models, _answered(s, models.values(), x, y, seed))
+            rows += [named(k) | about | measures(logits, y) for k, logits in found]
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38
@@ -347,7 +383,7 @@ def _errors(rows: "pd.DataFrame") -> tuple:
     clean = 100 - rows.loc[rows["stressor"] == "clean", "accuracy"].iloc[0]
     return 100 - part.groupby("stressor", sort=False)["accuracy"].mean(), clean
 
-# %% ../nbs/robustness/50_stressors.ipynb #1f43b9d4
+# %% ../nbs/robustness/50_stressors.ipynb #89ab99ef
 @checked
 def corruption_error(
     rows: "Annotated[pd.DataFrame, _three]",  # From `stress`

@@ -36,12 +36,12 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 import robustlit
+from .command import _answered
 from .checks import Count, check_int, checked, nearest
-from .data import load
 from .execution import Job, execute, read_notebook, tagged
+from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import known_experiments, pack, run_table
-from .sources import KNOWN, available, data_dirs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 @checked
@@ -191,13 +191,13 @@ class Run:
     key: str  # Of its record
     label: str  # What is particular about it, for people
 
-# %% ../nbs/evidence/90_sweeps.ipynb #9e307646
+# %% ../nbs/evidence/90_sweeps.ipynb #46767e01
 @checked
 def plan(
     notebook: ExperimentNotebook,  # What is to be run
     given: Mapping | None = None,  # Parameter to its value, for all runs
     grid: Mapping | None = None,  # Parameter to its values: all combinations are run
-    profile: str | None = None,  # Where the others come from; by default the notebook's choice
+    profile: ProfileName | None = None,  # Where the others come from; by default the notebook's choice
 ) -> list:  # Of `Run`, no key twice
     "The runs that a grid asks for; refuses unknown parameters and values that no record could hold."
     given, grid = dict(given or {}), dict(grid or {})
@@ -461,21 +461,6 @@ def _drop(args) -> int:
         print(f"removed {what}")
     return 0
 
-# %% ../nbs/evidence/90_sweeps.ipynb #2a7ca7d4
-def _data(args) -> int:
-    found, folders = available(), data_dirs()
-    for name, known in KNOWN.items():
-        path = found.get(name)
-        how = "`robustlit` downloads it when it is first loaded" if known.torchvision else "download it by hand"
-        lacking = f"not found; looked for {', '.join(known.places)}. Get it from {known.url}; {how}"
-        print(f"{name:14} {path or 'needs no file' if name in found else lacking}")
-    print("\nlooked in, in this order:")
-    for what, path in folders.items():
-        print(f"  {path} ({what}{'' if path.is_dir() else ', no such folder'})")
-    if "ROBUSTLIT_DATA" not in folders:
-        print("  (ROBUSTLIT_DATA is not set; it may name a folder to look in first)")
-    return 0
-
 # %% ../nbs/evidence/90_sweeps.ipynb #cda28eac
 def _diff(args) -> int:
     from robustlit.claims import moved_claims
@@ -489,29 +474,8 @@ def _diff(args) -> int:
         print(f"new records of {name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' * (len(keys) > 4)}")
     return 0
 
-# %% ../nbs/evidence/90_sweeps.ipynb #f81718d2
-def _stress(args) -> int:
-    from robustlit.masking import audit_summary
-    from robustlit.report import named_model, write_report
-
-    model = named_model(args.model, args.weights)
-    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
-    page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
-    rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
-    short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
-    print(
-        f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"
-    )
-    if checks is not None:
-        print(f"audit: {audit_summary(checks)}")
-        print("".join(f"  {c.check}: {c.finding}\n" for c in checks[checks["red"]].itertuples()), end="")
-    print(f"report: {_short(page)}\nrows:   {_short(page.with_suffix('.csv'))}")
-    return 0
-
 # %% ../nbs/evidence/90_sweeps.ipynb #c0eb60ba
-COMMANDS = dict(
-    list=_list, run=_run, sweep=_sweep, status=_status, pack=_pack, drop=_drop, diff=_diff, data=_data, stress=_stress
-)
+COMMANDS = dict(list=_list, run=_run, sweep=_sweep, status=_status, pack=_pack, drop=_drop, diff=_diff)
 
 
 @checked
@@ -519,20 +483,9 @@ def carry_out(
     args: argparse.Namespace,  # What was typed, as `robustlit.command` reads it
 ) -> int:  # The exit code
     "Do what a command asks for; an error becomes one line."
+    stopped = "stopped; what was recorded stays, the same command goes on from there"
     try:
-        for name in ("jobs", "threads", "images", "size"):
-            if getattr(args, name, None) is not None:
-                check_int(getattr(args, name), f"--{name}", low=1)
-        return COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        print("\nstopped; what was recorded stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _answered(args, COMMANDS, ("jobs", "threads"), stopped, (DamagedRecord, NewerRecord))
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, DamagedRecord, NewerRecord) as e:
-        print(f"robustlit: {e}", file=sys.stderr)
-        return 2
