@@ -262,7 +262,10 @@ def test_boundary_needs_the_answer_only(right):
     assert torch.allclose(f.l2, blind.l2) and f.gradients.sum() == 0 and f.queries.max() <= 302
     for name in ("deepfool", "jsma", "carlini_wagner"):
         with pytest.warns(UserWarning, match="no gradient of `model` reaches the images"):
-            assert not run(name, Blind(net), x, y).success.any()
+            found = run(name, Blind(net), x, y)
+        # Adam turns the rounding of the distance into steps, so Carlini and Wagner's attack stumbles over the border
+        won = found.success if name == "carlini_wagner" else found.success.new_zeros(len(y))
+        assert torch.equal(found.success, won) and (net(found.x).argmax(1) != y)[won].all()
 
 
 def test_boundary_starts(right):
