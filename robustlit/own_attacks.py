@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .attacks import Ball, Search, State
-from .checks import Images, Labels, checked
+from .checks import Images, Labels, NotNegative, Seed, checked
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -99,7 +99,11 @@ class OwnAttack:
         search.record(s)
 
 # %% ../nbs/robustness/28_own_attacks.ipynb #680d766f
-def mean_classifier(x: Tensor, y: Tensor) -> nn.Module:
+@checked
+def mean_classifier(
+    x: Images,  # Images (n, c, h, w) in [0, 1]
+    y: Labels,  # Labels (n,)
+) -> nn.Module:  # Images to logits
     "A linear network: the class whose mean image is nearest."
     classes = y.unique()
     means = torch.stack([x[y == k].flatten(1).mean(0) for k in classes])
@@ -110,7 +114,13 @@ def mean_classifier(x: Tensor, y: Tensor) -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer.requires_grad_(False)).eval()
 
 
-def linear_worst(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+@checked
+def linear_worst(
+    model: nn.Module,  # Flattens, then one `nn.Linear`
+    x: Images,  # Images (n, c, h, w) in [0, 1]
+    y: Labels,  # Labels (n,)
+    eps: NotNegative,  # Radius in linf, in pixel units
+) -> Tensor:  # Which images stay right (n,)
     "Which images a linear network gets right whatever is done to them within `eps` in linf and [0, 1]."
     layer, clean = cast(nn.Linear, [*model.children()][-1]), x.flatten(1)
     low, high = (clean - eps).clamp(min=0), (clean + eps).clamp(max=1)
@@ -135,8 +145,8 @@ def attack_check(
     model: nn.Module,  # Images in [0, 1] to logits
     data: tuple[Images, Labels],  # Images (n, c, h, w) in [0, 1] and their labels
     attack: Callable,  # (model, x, y, eps) to images, or an object of another library
-    eps: float,  # Radius in linf, in pixel units
-    seed: int = 0,  # Of the library's attacks
+    eps: NotNegative,  # Radius in linf, in pixel units
+    seed: Seed = 0,  # Of the library's attacks
 ) -> "pd.DataFrame":  # check, red, finding; a row a question
     "Whether an attack stays in its ball, finds what is known to be there, and comes near the library's."
     import pandas as pd

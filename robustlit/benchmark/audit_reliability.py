@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .. import planted
 from ..attacks import attack_images
-from ..checks import Count, Seed, checked, one_of
+from ..checks import Count, Seed, checked, one_of, with_columns
 from ..data import as_images, load
 from ..evaluation import accuracy_of, logits_of
 from ..masking import audit
@@ -93,7 +93,7 @@ def audit_reliability(
 # %% ../../nbs/benchmark/52_audit_reliability.ipynb #12db3cc7
 @checked
 def alarms(
-    rows: pd.DataFrame,  # From `records`
+    rows: Annotated[pd.DataFrame, with_columns("network", "seed", "check", "kind", "red", "planted")],  # From `records`
 ) -> pd.DataFrame:  # Index network: audits, with_alarm, alarms, which, clean (mean accuracy, percent)
     "How often sound networks are called unsound, by family."
     sound = rows[rows.planted == ""]
@@ -108,7 +108,7 @@ def alarms(
 
 @checked
 def detections(
-    rows: pd.DataFrame,  # From `records`
+    rows: Annotated[pd.DataFrame, with_columns("network", "seed", "check", "kind", "red", "planted")],  # From `records`
 ) -> pd.DataFrame:  # Index network: audits, caught (audits with any red check), causes (red checks of that kind)
     "How often planted faults are found, by fault."
     bad = rows[rows.planted != ""]
