@@ -119,6 +119,8 @@ class PassBar:
         self.bar.update(to - self.done)
         self.done = to
 
-    def close(self):
-        "Take the bar away."
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.bar.close()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from robustlit import planted
+from robustlit import masking, planted
 from robustlit.attacks import attack_curve, attack_images
+from robustlit.cost import counted
 from robustlit.masking import CHECKS, audit, audit_summary
 
 CAUSES = {
@@ -313,3 +314,17 @@ def test_an_own_attack_goes_where_a_name_goes_and_never_wins_outside_the_ball():
     for bad, told in ((lambda m, x, y, e: 1 - x, "stay within eps 0.1"), (lambda m, x, y, e: x[:3], "images of shape")):
         with pytest.raises(ValueError, match=told):
             attack_images(net, x, y, 0.1, bad)
+
+
+def test_passes_are_no_more_than_said_beforehand():
+    model, x, _ = planted.linear()
+    x = x[:20]
+    subject, counts = masking.Subject(model, x, model(x).argmax(1), 1e-5, 0), {}
+    for name in masking.CHECKS:
+        calls = []
+        with counted(model, calls.append):
+            masking._finding(name, subject)
+        counts[name] = sum(calls) / len(x)
+    said = {name: masking.PASSES.get(name, 10) for name in counts}
+    assert all(counts[name] <= said[name] for name in counts), counts
+    assert sum(counts.values()) > 0.9 * sum(said.values())
