@@ -243,10 +243,13 @@ CALLS = {
     statistics.t_interval: dict(values=[1.0, 2.0], confidence=0.9),
     statistics.paired_difference: dict(a=[1.0, 2.0], b=[0.0, 1.5], confidence=0.9),
     statistics.bootstrap_interval: dict(a=[1.0, 2.0], b=[0.0, 1.5], resamples=100, confidence=0.9, seed=1),
+    statistics.equivalence: dict(a=[1.0, 2.0], b=[0.0, 1.5], margin=3.0, confidence=0.9),
+    statistics.share_interval: dict(hits=1, n=2, confidence=0.9),
     statistics.holm: dict(pvalues=[0.1, 0.5]),
     statistics.differences: dict(
         found=ROWS_OF_TWO, pairs=[("a", "b")], on="network", y="accuracy", by="seed", over=["strength"]
-    ),
+    )
+    | dict(lower_is_better=True),
     statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2)
     | dict(columns="strength"),
     plots.mean_table: dict(found=ROWS_OF_TWO, rows="network", columns=["strength"], y="accuracy", where="strength > 0")
@@ -742,6 +745,7 @@ BY_HAND = {
     (plots.image_grid, "images"): [X + 1, X[0, 0], X * math.nan],
     (plots.save_figure, "name"): ["a/b", ""],
     (statistics.t_interval, "values"): [[], ["a"]],
+    (statistics.share_interval, "hits"): [-1, 3],
     (statistics.holm, "pvalues"): [[2.0], ["a"]],
 }
 FREE = {"self": "the object itself", "ax": "axes of matplotlib, which is imported only when something is drawn"}

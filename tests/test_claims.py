@@ -11,7 +11,8 @@ import scipy.stats
 from robustlit import claims
 from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
 from robustlit.records import Store, experiment, recorded
-from robustlit.statistics import bootstrap_interval, differences, holm, paired_difference, t_interval, worded
+from robustlit.statistics import bootstrap_interval, differences, equivalence, holm, paired_difference, share_interval
+from robustlit.statistics import t_interval, worded
 from robustlit.sweeps import parse_grid
 
 PARTS = dict(
@@ -289,7 +290,7 @@ def test_t_interval_matches_scipy_and_a_printed_table():
 def test_one_value_has_no_interval_and_nan_is_kept():
     assert np.isnan(t_interval([5.0]).low) and t_interval([5.0]).mean == 5 and t_interval([5.0]).n == 1
     bad = t_interval([5.0, np.nan, 6.0])
-    assert np.isnan([bad.mean, bad.low, bad.high]).all() and bad.n == 3
+    assert np.isnan([bad.mean, bad.low, bad.high]).all() and bad.n == 2
     assert np.isnan(paired_difference([1.0, np.nan], [0.0, 0.0]).p)
     assert np.isnan(bootstrap_interval([1.0, np.nan]).mean)
 
@@ -305,9 +306,82 @@ def test_paired_differences_match_the_paired_t_test_by_seed():
     assert paired_difference(dict(a), dict(b)).p == got.p
 
 
-def test_constant_differences_are_certain():
-    assert paired_difference([3.0, 4.0, 5.0], [2.0, 3.0, 4.0]).p == 0
-    assert paired_difference([3.0, 4.0], [3.0, 4.0]).p == 1
+@pytest.mark.parametrize("a, b", [([1, 2, 3], [0, 1, 2]), ([3.0, 4.0], [3.0, 4.0]), ([0.3, 0.2, 0.1], [0.2, 0.1, 0.0])])
+def test_equal_differences_are_no_certainty(a, b):
+    got = paired_difference(a, b)
+    assert np.isnan([got.p, got.low, got.high]).all() and got.sd == 0 and got.n == len(a)
+    assert got.mean == pytest.approx(a[0] - b[0])
+    assert np.isnan(equivalence(a, b, 5).p)
+    found = pairs_of([("a", 0.0, a)], [("b", 0.0, b)])
+    assert differences(found, [("a", "b")]).effect.tolist() == ["not told apart"]
+    wider = paired_difference([*a, a[0] + 1e-9], [*b, b[0]])
+    assert wider.high > wider.low, "differences that vary in the ninth digit vary"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_only_numbers_count(bad):
+    for got in (t_interval([5.0, bad, 6.0]), paired_difference([5.0, bad, 6.0], [1.0, 1.0, 1.5])):
+        assert got.n == 2 and np.isnan([got.low, got.high, got.sd]).all() and not np.isfinite(got.mean)
+    both = paired_difference([bad, 1.0, 2.0], [bad, 0.0, 0.5])
+    assert np.isnan([both.mean, both.p]).all() and both.n == 2
+    assert bootstrap_interval([1.0, bad, 3.0]).n == 2 and np.isnan(bootstrap_interval([1.0, bad, 3.0]).low)
+    found = pairs_of([("a", 0.0, [5.0, bad, 6.0])], [("b", 0.0, [1.0, 1.0, 1.5])])
+    table = differences(found, [("a", "b")])
+    assert table.n[0] == 2 and np.isnan(table.p[0]) and table.effect[0] == "not told apart"
+
+
+def test_a_failed_run_is_not_averaged_away_within_its_seed():
+    found = pairs_of([("a", 0.0, [5.0, 6.0])], [("b", 0.0, [1.0, 1.5])])
+    twice = pd.concat([found, found.assign(accuracy=found.accuracy.where(found.index > 0))])
+    assert np.isnan(differences(twice, [("a", "b")])["mean"][0])
+
+
+def test_shares_have_wilsons_interval_at_the_edges_too():
+    sure, none = share_interval(20, 20), share_interval(0, 20)
+    assert (round(sure.low, 1), sure.high, sure.mean) == (83.9, 100.0, 100.0)
+    assert (none.low, round(none.high, 1)) == (0.0, 16.1)
+    # R: binom::binom.confint(15, 50, methods = "wilson")
+    assert (share_interval(15, 50).low, share_interval(15, 50).high) == pytest.approx((19.10, 43.75), abs=0.01)
+    assert share_interval(15, 50).sd == pytest.approx(np.std([100] * 15 + [0] * 35, ddof=1))
+    assert bootstrap_interval([100.0] * 20) == sure and bootstrap_interval(np.zeros(20)) == none
+    assert np.isnan(share_interval(1, 1).sd) and np.isnan(bootstrap_interval([50.0] * 20).low)
+    flat = bootstrap_interval([100.0] * 20, [100.0] * 20)
+    assert flat.mean == 0 and np.isnan(flat.low)
+    with pytest.raises(ValueError, match="`hits` must be at most"):
+        share_interval(21, 20)
+
+
+def test_no_difference_is_shown_by_two_one_sided_tests():
+    a, b = [18.3, 17.0, 19.4, 18.8, 17.9], [18.6, 16.1, 20.0, 18.2, 18.1]
+    d = np.subtract(a, b)
+    got, low = equivalence(a, b, 2), scipy.stats.ttest_1samp(d, -2, alternative="greater").pvalue
+    assert got.p == pytest.approx(max(low, scipy.stats.ttest_1samp(d, 2, alternative="less").pvalue))
+    assert (got.low, got.high) == pytest.approx((t_interval(d, 0.9).low, t_interval(d, 0.9).high))
+    for margin in (0.3, 0.6, 1.0, 2.0):
+        one = equivalence(a, b, margin)
+        assert (one.p < 0.05) == (-margin < one.low and one.high < margin)
+    assert equivalence(a, np.subtract(b, 5), 2).p > 0.99, "a large difference is no equivalence"
+    assert paired_difference(a, b).p > 0.05 and equivalence(a, b, 0.3).p > 0.05, "few seeds show neither"
+
+
+def test_differences_work_on_anybodys_table():
+    theirs = pd.DataFrame(dict(method=list("aaabbb"), fold=list("xyz") * 2, loss=[0.31, 0.28, 0.35, 0.42, 0.37, 0.49]))
+    told = dict(on="method", y="loss", by="fold")
+    want = scipy.stats.ttest_rel(theirs.loss[:3], theirs.loss[3:])
+    for table in (
+        theirs,
+        theirs.set_index(["method", "fold"]),
+        theirs.astype(dict(method="category", fold="category")),
+    ):
+        got = differences(table.reset_index() if "loss" == table.columns[0] else table, [("a", "b")], **told)
+        assert (got.p[0], got.p_holm[0], got.n[0]) == (pytest.approx(want.pvalue), pytest.approx(want.pvalue), 3)
+        assert got.effect[0] == "worse"
+    assert differences(theirs, [("a", "b")], **told, lower_is_better=True).effect[0] == "better"
+    more = pd.concat([theirs.assign(data="p"), theirs.assign(data="q")])
+    wide = differences(more, [("a", "b"), ("b", "a")], **told, over=["data"])
+    assert wide.data.tolist() == ["p", "q"] * 2 and wide.p_holm[0] == pytest.approx(4 * want.pvalue)
+    with pytest.raises(ValueError, match="`by` is unknown: 'seed'"):
+        differences(theirs, [("a", "b")], on="method", y="loss")
 
 
 def test_bootstrap_is_seeded_paired_and_near_the_normal_interval():
