@@ -318,6 +318,8 @@ CALLS = {
     own_attacks.linear_worst: dict(model=own_attacks.mean_classifier(X, Y), x=X, y=Y, eps=0.1),
     own_attacks.attack_check: dict(model=MODEL, data=(X, Y), attack=SIGNS, eps=0.1, seed=0),
     audit_reliability.alarms: dict(rows=AUDITS.assign(planted="", clean=90.0)),
+    audit_reliability.alarm_sentence: dict(rows=AUDITS.assign(planted="", clean=90.0)),
+    audit_reliability.caught_sentence: dict(rows=AUDITS.assign(planted="detector", clean=90.0)),
     audit_reliability.detections: dict(rows=AUDITS.assign(planted="detector", clean=90.0)),
     masking.red_table: dict(found=AUDITS, columns=["network"], rows=("kind", "check")),
     masking.red_counts: dict(found=AUDITS, by="network"),
