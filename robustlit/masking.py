@@ -1,4 +1,4 @@
-"""A robust accuracy is the accuracy of the attack that failed. Nineteen checks of whether it failed for the right reason.
+"""A robust accuracy is the accuracy of the attack that failed. These checks ask whether it failed for the right reason.
 
 Docs: https://robustlit.github.io/robustlit/robustness/masking.html.md"""
 
