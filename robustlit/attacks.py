@@ -30,12 +30,11 @@ from torch import Tensor, nn
 
 from robustlit.checks import (
     Count,
-    Images,
-    Labels,
     NotNegative,
     Share,
     at_least,
     check_choice,
+    check_eps,
     check_int,
     check_labels,
     checked,
@@ -45,6 +44,7 @@ from robustlit.checks import (
 )
 from .digest import Later, Table
 from .evaluation import eval_mode
+from .intake import AnyImages, AnyLabels, call_model, first_logits, given_pair
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -205,14 +205,6 @@ def random_start(
     radius = image_uniform(ids, seed + 1, draw, (1, 1, 1)) ** (1 / math.prod(shape))
     return ball.project(v.mul_(ball.eps * radius / _length(v)).to(ball.x.dtype).add_(ball.x))
 
-# %% ../nbs/robustness/10_attacks.ipynb #7a1c953c
-def _check_logits(z, n: int):
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != n or z.shape[1] < 2:
-        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"`model` must give logits of shape ({n}, classes), got {got}")
-    if not z.isfinite().all():
-        raise ValueError("`model` must give finite logits, got NaN or infinity")
-
 # %% ../nbs/robustness/10_attacks.ipynb #0f60bd11
 class Oracle:
     "Logits and input gradients of a network, averaged over `eot` draws."
@@ -229,14 +221,8 @@ class Oracle:
     def forward(self, a: Tensor) -> Tensor:
         "Logits of one pass, checked the first time."
         if self.classes:
-            return self.model(a)
-        try:
-            z = self.model(a)
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as err:
-            raise ValueError(f"`model` does not take images of shape {tuple(a.shape)}: {err}") from err
-        _check_logits(z, len(a))
+            return call_model(self.model, a)
+        z = first_logits(self.model, a)
         check_labels(self.y, n_classes=z.shape[1])
         self.classes = z.shape[1]
         return z
@@ -711,7 +697,7 @@ class MeanLogits(nn.Module):
         self.models = nn.ModuleList(models)
 
     def forward(self, x):
-        return torch.stack([model(x) for model in self.models]).mean(0)
+        return torch.stack([call_model(model, x) for model in self.models]).mean(0)
 
 
 _Surrogates = nn.Module | Annotated[Collection[nn.Module], not_empty]
@@ -851,18 +837,18 @@ def untouched(
 
 
 def _check(x, y, generator):
-    check_labels(y, len(x))
+    x, y = given_pair((x, y), name=None)
     if not len(x):
         raise ValueError("`x` must hold at least one image")
     where = "cpu" if generator is None else generator.device
-    return y.to(x.device), int(torch.randint(2**62, (), generator=generator, device=where))
+    return x, y.to(x.device), int(torch.randint(2**62, (), generator=generator, device=where))
 
 # %% ../nbs/robustness/10_attacks.ipynb #edf6bffc
 @checked
 def attack_images(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     eps: NotNegative,  # Radius, in pixel units
     attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
@@ -870,8 +856,9 @@ def attack_images(
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
 ) -> Attacked:  # Images inside the ball, and what became of each
     "The worst image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
     made, rules = make_attack(attack, **options)
+    check_eps(eps, rules.get("norm", "linf"))
     with untouched(model, mode):
         threat = Threat(model, x, y, seed=seed, **rules)
         return worst_images(threat, made, float(eps))
@@ -890,8 +877,8 @@ _Radii = NotNegative | Annotated[Collection[NotNegative], not_empty]
 @checked
 def attack_curve(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     eps: _Radii,  # Radii, in pixel units, all different
     attack: _Attack = "pgd",  # A name in `ATTACKS`, or an attack already made
     batch_size: Count = 500,  # Images at a time
@@ -904,11 +891,12 @@ def attack_curve(
     "What an attack makes of every image at every `eps`, a row each."
     import pandas as pd
 
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
     radii = sorted(float(e) for e in (eps if isinstance(eps, Iterable) else [eps]))
     if not radii or len(set(radii)) < len(radii):
         raise ValueError(f"`eps` must hold at least one radius, and none twice, got {eps!r}")
     made, rules = make_attack(attack, **options)
+    check_eps(radii[-1], rules.get("norm", "linf"))
     target, frames, share = rules.pop("target", None), [], mode == "eval" and len(radii) > 1
     with untouched(model, mode):
         for ids in torch.arange(len(x), device=x.device).split(batch_size):

@@ -33,6 +33,7 @@ from robustlit.checks import (
     one_of,
 )
 from .evaluation import correct, eval_mode
+from .intake import call_model
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -290,7 +291,7 @@ def _score(model, x, y, batch_size):
     "Images right, and images with a logit that is not finite."
     right = broken = 0
     for xb, yb in zip(x.split(batch_size), y.split(batch_size)):
-        logits = model(xb)
+        logits = call_model(model, xb)
         if logits.ndim != 2 or len(logits) != len(yb):
             raise ValueError(f"`model` must give logits of shape ({len(yb)}, classes), got {tuple(logits.shape)}")
         finite = logits.isfinite().all(1)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Seed, Share, at_least, checked, or_infinite, with_columns
-from .data import Dataset
+from .checks import Count, Eps, Seed, Share, at_least, checked, or_infinite, with_columns
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
+from .intake import Data, call_model, check_logits
 from .stressors import images_and_labels
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Subject:
         "Gradient of each image's cross-entropy with respect to its pixels; zero where the graph is cut."
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            loss = F.cross_entropy((model or self.model)(x), self.y, reduction="sum")
+            loss = F.cross_entropy(call_model(model or self.model, x), self.y, reduction="sum")
             if not loss.requires_grad:
                 return torch.zeros_like(x)
             (g,) = torch.autograd.grad(loss, x, allow_unused=True)
@@ -342,7 +342,7 @@ class Scaled(nn.Module):
         self.model, self.factor = model, factor
 
     def forward(self, x):
-        return self.factor * self.model(x)
+        return self.factor * call_model(self.model, x)
 
 
 @_check("scale of logits", "symptom")
@@ -374,7 +374,7 @@ class Back(nn.Module):
         self.model, self.low, self.high = model, low, high
 
     def forward(self, x):
-        return self.model(self.low + (self.high - self.low) * x)
+        return call_model(self.model, self.low + (self.high - self.low) * x)
 
 # %% ../nbs/robustness/60_masking.ipynb #1e69d361
 def _first_eps(subject) -> float:
@@ -395,11 +395,9 @@ def _fixed_rows(rows) -> "pd.DataFrame":
 def _unusable(model, x, y) -> str:
     "Why no attack can be made at all, or an empty string."
     try:
-        z = logits_of(model, x)
+        z = check_logits(logits_of(model, x), len(x), finite=False)
     except Exception as err:
-        return f"the model does not take these images: {err}"
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x) or z.shape[1] < 2:
-        return f"the outputs must be a row of logits an image, ({len(x)}, classes), got {tuple(z.shape)}"
+        return str(err)
     if not z.isfinite().all():
         return f"{100 * (~z.isfinite().all(1)).float().mean():.1f} % of the images get logits that are not finite"
     if int(y.max()) >= z.shape[1]:
@@ -410,14 +408,14 @@ def _unusable(model, x, y) -> str:
 @checked
 def audit(
     model: nn.Module,  # Images to logits
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
-    eps: Share | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
+    eps: Eps | None = None,  # Radius in pixel units; where PGD halves the accuracy if None
     images: Count | None = 200,  # How many to use; all if None
     surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data, for `transfer`
     seed: Seed = 0,  # Of random starts and noise
 ) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
-    x, y = images_and_labels(data, images)
+    x, y = images_and_labels(data, images, in_range=False)
     with torch.random.fork_rng(), eval_mode(model):
         torch.manual_seed(seed)
         return _audited(model, x.float(), y, eps, surrogates, seed)

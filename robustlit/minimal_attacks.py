@@ -37,7 +37,6 @@ from robustlit.checks import (
     Count,
     Device,
     Images,
-    Labels,
     NotNegative,
     at_least,
     between,
@@ -49,6 +48,7 @@ from robustlit.checks import (
     one_of,
 )
 from .digest import Later, Table
+from .intake import AnyImages, AnyLabels
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #068a6699
 def _wide(v):
@@ -462,8 +462,8 @@ def _made(attack, options):
 @checked
 def smallest(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     attack: _Attack = "deepfool",  # A name in `SMALLEST`, or an attack already made
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds "boundary"; torch's own if None
@@ -471,7 +471,7 @@ def smallest(
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
     made, rules = _made(attack, options)
     target, parts = rules.pop("target", None), []
     if isinstance(target, Tensor):

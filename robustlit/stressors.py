@@ -18,29 +18,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from .attacks import attack_images
 from robustlit.checks import (
     Count,
+    Eps,
     Images,
     NotNegative,
     Seed,
     Share,
     between,
     check_choice,
-    check_images,
-    check_labels,
     checked,
     one_of,
     with_columns,
 )
 from .corruptions import CALIBRATIONS, GROUPS, blur, corrupt, noise
-from .data import Dataset, as_images
 from .digest import Later, Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
+from .intake import Data, drawn, given_pair
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -48,23 +47,14 @@ if TYPE_CHECKING:
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
 @checked
 def images_and_labels(
-    data: Dataset | tuple,  # A `Dataset`, or (images, labels); images as uint8 or as floats in [0, 1]
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     images: Count | None = None,  # How many to use, drawn by a fixed seed; all if None
+    in_range: bool = True,  # Whether floats outside of [0, 1] are refused
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
-    "The test images of `data`."
-    x, y = (data.x_test, data.y_test) if isinstance(data, Dataset) else _pair(data)
-    check_labels(y, len(x), name="data")
-    x = as_images(x) if x.dtype == torch.uint8 else x
-    if images is not None and len(y) > images:
-        few = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:images].sort().values.to(y.device)
-        x, y = x[few], y[few]
-    return x, y
-
-
-def _pair(data):
-    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(t, Tensor) for t in data):
-        raise TypeError(f"`data` must be a Dataset or a pair (images, labels) of tensors, got {type(data).__name__}")
-    return data
+    "The images of `data` that are used, always the same ones."
+    x, y = given_pair(data, images, in_range=in_range)
+    few = drawn(len(y), images)
+    return (x, y) if few is None else (x[few.to(x.device)], y[few.to(y.device)])
 
 # %% ../nbs/robustness/50_stressors.ipynb #e9ac2059
 @checked
@@ -120,7 +110,7 @@ def _attacked(model, x, y, seed, name, eps, options: dict):
 
 
 _Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
-_Radii = tuple[Share, ...] | None
+_Radii = tuple[Eps, ...] | None
 
 
 @checked
@@ -294,7 +284,7 @@ def _suite(suite, model, x) -> list:
 @checked
 def stress(
     model: nn.Module,  # Images in [0, 1] to logits
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
@@ -303,7 +293,6 @@ def stress(
     import pandas as pd
 
     x, y = images_and_labels(data, images)
-    check_images(x, "data")
     check_model(model, x, y)
     rows = []
     with torch.random.fork_rng(), eval_mode(model):

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, Search, Square, State, Threat
 from .attacks import _check, image_uniform, untouched, worst_images
-from .checks import Count, Images, Labels, at_least, checked, one_of
+from .checks import Count, at_least, check_eps, checked, one_of
+from .intake import AnyImages, AnyLabels
 from .minimum_norm import FAB, FABT
 
 # %% ../nbs/robustness/24_worst_case.ipynb #b2258c05
@@ -234,8 +235,8 @@ def _booked(threat, attack, eps):
 @checked
 def worst_case(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     eps: Annotated[float, at_least(0)],  # Radius, in pixel units
     norm: Annotated[str, one_of(("linf", "l2"))] = "linf",  # "linf" or "l2"
     batch_size: Count = 500,  # Images at a time
@@ -244,7 +245,8 @@ def worst_case(
     **options,  # `WorstCase`'s own: steps, target_steps, fab_steps, queries, targets
 ) -> Cascade:  # The worst images, and which attack broke which
     "The cascade with a book of which attack broke what; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
+    check_eps(eps, norm)
     attack, parts, by = WorstCase(**options), [], []
     with untouched(model, mode):
         for ids in torch.arange(len(x), device=x.device).split(batch_size):

@@ -29,6 +29,7 @@ from robustlit.attacks import (
     worst_images,
 )
 from robustlit.data import Batches, as_images, load
+from robustlit.intake import ModelError
 from robustlit.training import Learner, set_seed
 
 WHITE = ("fgsm", "pgd", "bim", "mim", "apgd_ce", "apgd_dlr", "apgd_t")
@@ -505,7 +506,7 @@ def test_the_network_is_left_as_it_was_after_an_error(trained, mode):
 
     net = Fails()
     before = spy(net)
-    with pytest.raises(OSError, match="no more"):
+    with pytest.raises(ModelError, match="OSError: no more"):
         attack_images(net, x, y, 0.1, "pgd", mode=mode, early_stop=False)
     assert same(before, spy(net)) and torch.is_grad_enabled()
 
@@ -569,7 +570,7 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(target=lambda y: y), ValueError, "`target` must differ"),
         (dict(target=lambda y: y + 10), ValueError, "`target` must hold labels"),
         (dict(model=lambda net: net.forward), TypeError, "`model` must be a torch.nn.Module"),
-        (dict(model=lambda net: nn.Flatten(0)), ValueError, "`model` must give logits"),
+        (dict(model=lambda net: nn.Flatten(0)), ValueError, "row of logits"),
         (dict(model=lambda net: nn.Sequential(net, nn.Threshold(1e9, float("nan")))), ValueError, "finite logits"),
         (dict(attack="square", queries=1), ValueError, "`queries`"),
         (dict(attack="transfer", surrogates=[]), ValueError, "`surrogates`"),

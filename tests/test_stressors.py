@@ -176,7 +176,7 @@ def bad_inputs():
         "too few labels": ((x, y[:5]), ValueError, "20 labels"),
         "empty": ((x[:0], y[:0]), ValueError, "at least one image"),
         "no pair": (x, TypeError, "pair"),
-        "array": ((x.numpy(), y.numpy()), TypeError, "tensors"),
+        "one-hot": ((x, torch.eye(10)[y]), ValueError, "argmax"),
     }
 
 
@@ -205,7 +205,8 @@ BAD_MODELS = {
     "too few rows": (lambda x: x.flatten(1)[:-1, :10], "row of logits"),
     "one column": (lambda x: x.flatten(1)[:, :1], "row of logits"),
     "nan": (lambda x: x.flatten(1)[:, :10] / 0 * 0, "finite"),
-    "tuple": (lambda x: (x, x), "tuple"),
+    "tuple": (lambda x: (x, x), r"out.mean"),
+    "strings": (lambda x: ("a", x), "tuple"),
     "map": (lambda x: x, "row of logits"),
 }
 
