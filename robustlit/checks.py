@@ -552,10 +552,10 @@ def _check_range(low: float, high: float, rounding: float, name: str):
         raise ValueError(f"`{name}` must be finite, got NaN")  # aminmax propagates NaN
     if low < -rounding or high > 1 + rounding:
         if low >= 0:
-            do = "divide them by 255" if high > 2 else "divide them by their largest value"
+            do = "divide them by 255" if high > 2 else "if a filter has overshot, clamp them by x.clamp(0, 1)"
         else:
             do = "if they are normalised, undo that and put it into the model: robustlit.intake.normalised(model, mean, std)"
-        raise ValueError(f"`{name}` must lie in [0, 1], got values from {low:.3g} to {high:.3g}; {do}")
+        raise ValueError(f"`{name}` must lie in [0, 1], got values from {low:.7g} to {high:.7g}; {do}")
 
 # %% ../nbs/learning/00_checks.ipynb #cbc97d22
 def check_images(

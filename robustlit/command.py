@@ -47,7 +47,9 @@ def _add_stress_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "model", metavar="MODULE:FACTORY", help="what makes it, such as mynet:make for make() in mynet.py"
     )
-    parser.add_argument("--weights", metavar="FILE", help="its state dict, as torch.save wrote it")
+    parser.add_argument("--weights", metavar="FILE", help="its state dict or a checkpoint, as torch.save wrote it")
+    normal = "put the normalisation of its training into the model: cifar10, imagenet, ..., or MEAN/STD such as 0.5/0.5"
+    parser.add_argument("--normalise", metavar="NAME", help=normal)
     parser.add_argument("--data", default="digits", help="name or path of a dataset; see `robustlit data`")
     parser.add_argument("--size", type=int, help="resize the images to this many pixels a side")
     parser.add_argument(

@@ -7,18 +7,24 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
            'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names',
-           'stress', 'eps_area', 'corruption_error']
+           'fingerprint', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
+import csv
+import hashlib
+import inspect
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attacks import attack_images
@@ -280,6 +286,88 @@ def _suite(suite, model, x) -> list:
         raise TypeError(f"`suite` must be one of {', '.join(suite_names())} or a list of Stressor, got {suite!r}")
     return chosen
 
+# %% ../nbs/robustness/50_stressors.ipynb #e6c5b9f5
+def _row(s: Stressor, model, x, y, seed: int, strict: bool) -> dict:
+    "The row of one stressor; that of one that raises holds NaN and the reason."
+    about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
+    torch.manual_seed(seed)
+    try:
+        return about | measures(s.run(model, x, y, seed), y) | dict(error="")
+    except Exception as err:
+        if strict:
+            raise
+        nothing = dict.fromkeys(("accuracy", "low", "high", "ece", "loss"), float("nan"))
+        return about | nothing | dict(n=len(y), error=f"{type(err).__name__}: {' '.join(str(err).split())}")
+
+# %% ../nbs/robustness/50_stressors.ipynb #97607d6c
+def _sources(model: nn.Module) -> list:
+    "The files in which the classes of a network are written, but for PyTorch's own."
+    found = set()
+    for cls in {type(m) for m in model.modules()}:
+        if not cls.__module__.startswith("torch."):
+            try:
+                found.add(inspect.getsourcefile(cls))
+            except (TypeError, OSError):  # written in a notebook, or built in
+                continue
+    return sorted(f for f in found if f and Path(f).is_file())
+
+
+def fingerprint(
+    model: nn.Module,  # Any network
+    x: Tensor,  # Images
+    y: Tensor,  # Labels
+    seed: Seed,  # Of the stressors
+) -> str:  # The same for the same values, architecture and source files
+    "What a model's rows hang on, in short."
+    words = re.sub(r"0x[0-9a-f]+", "", f"{type(model).__qualname__} {model} {seed}")
+    found = hashlib.sha256(words.encode())
+    for name, value in [*model.state_dict().items(), ("x", x), ("y", y)]:
+        if not isinstance(value, Tensor) or value.is_quantized:
+            found.update(f"{name} {value}".encode())
+            continue
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for file in _sources(model):
+        found.update(Path(file).read_bytes())
+    return found.hexdigest()[:24]
+
+# %% ../nbs/robustness/50_stressors.ipynb #3a5c87ef
+class _RowFile:
+    "Rows of one model in a CSV file, each written as it comes."
+
+    def __init__(self, path: str | Path | None, key: str):
+        self.path, self.key = None if path is None else Path(path), key
+        self.found = self._read(self.path) if self.path is not None and self.path.exists() else {}
+
+    def _read(self, path: Path) -> dict:
+        "Whole rows of this model that did not fail, by their place in the suite."
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+        return {int(r["place"]): r for r in rows if r.get("key") == self.key and r.get("error") == ""}
+
+    def row(self, place: int, s: Stressor, make: Callable) -> dict:
+        "The row at a place, from the file or made and written."
+        was = self.found.get(place)
+        names = ("suite", s.suite), ("stressor", s.name), ("strength", str(float(s.strength))), ("unit", s.unit)
+        if was and all(was[k] == v for k, v in names):
+            measured = {k: float(was[k]) for k in ("strength", "accuracy", "low", "high", "ece", "loss")}
+            return {k: v for k, v in was.items() if k not in ("key", "place")} | measured | dict(n=int(was["n"]))
+        row = make(s)
+        if self.path is not None:
+            self._write(self.path, dict(key=self.key, place=place) | row)
+        return row
+
+    def _write(self, path: Path, row: dict):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self.found and row["place"] == 0
+        with open(path, "w" if fresh else "a", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, list(row), lineterminator="\n")
+            if fresh or not f.tell():
+                writer.writeheader()
+            elif not path.read_text(encoding="utf-8", errors="replace").endswith("\n"):
+                f.write("\n")  # a row was cut off when the run was stopped
+            writer.writerow(row)
+
 # %% ../nbs/robustness/50_stressors.ipynb #e42c2697
 @checked
 def stress(
@@ -288,20 +376,24 @@ def stress(
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
-) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n
+    keep: str | Path | None = None,  # A CSV file that rows go to as they come, and from which the same call goes on
+    strict: bool = False,  # A stressor that raises ends it, instead of giving a row with the reason
+) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n, error
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
     x, y = images_and_labels(data, images)
     check_model(model, x, y)
-    rows = []
+    kept = _RowFile(keep, "" if keep is None else fingerprint(model, x, y, seed))
     with torch.random.fork_rng(), eval_mode(model):
         clean = dict(suite="clean", stressor="clean", strength=0.0, unit="")
-        rows.append(clean | measures(logits_of(model, x), y))
-        for s in tqdm(_suite(suite, model, x), desc="stress", leave=False):
-            torch.manual_seed(seed)
-            about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
-            rows.append(about | measures(s.run(model, x, y, seed), y))
+        rows = [clean | measures(logits_of(model, x), y) | dict(error="")]
+        for i, s in enumerate(tqdm(_suite(suite, model, x), desc="stress", leave=False)):
+            rows.append(kept.row(i, s, lambda s: _row(s, model, x, y, seed, strict)))
+    failed = [r for r in rows if r["error"]]
+    if failed:
+        told = f"{len(failed)} of {len(rows) - 1} stressors failed, see the column `error`: {failed[0]['error']}"
+        warnings.warn(told, stacklevel=2)
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38
@@ -331,6 +423,8 @@ _three = with_columns("suite", "stressor", "accuracy")
 def _errors(rows: "pd.DataFrame") -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
+    if part["accuracy"].isna().any():
+        raise ValueError("`rows` must be complete: some stressors failed, see the column `error`")
     if not len(part) or "clean" not in set(rows["stressor"]):
         raise ValueError("`rows` must come from `stress` with the suite 'corruptions' or 'all'")
     clean = 100 - rows.loc[rows["stressor"] == "clean", "accuracy"].iloc[0]

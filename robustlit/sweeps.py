@@ -494,14 +494,18 @@ def _stress(args) -> int:
     from robustlit.masking import audit_summary
     from robustlit.report import named_model, write_report
 
-    model = named_model(args.model, args.weights)
-    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
+    model = named_model(args.model, args.weights, args.normalise)
+    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
     rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
     short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
     print(
         f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"
     )
+    failed = rows[rows["error"] != ""]
+    if len(failed):
+        first = failed.iloc[0]
+        print(f"{len(failed)} of {len(rows) - 1} stressors failed, such as {first.stressor}: {first.error}\n")
     if checks is not None:
         print(f"audit: {audit_summary(checks)}")
         print("".join(f"  {c.check}: {c.finding}\n" for c in checks[checks["red"]].itertuples()), end="")
@@ -533,6 +537,6 @@ def carry_out(
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, FileNotFoundError, DamagedRecord, NewerRecord) as e:
+    except (ValueError, TypeError, OSError, DamagedRecord, NewerRecord) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2

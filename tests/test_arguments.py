@@ -214,13 +214,14 @@ CALLS = {
     files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
     models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
     models.load_or_train: dict(model=MODEL, train=lambda net: None, path="made.pt"),
-    report.named_model: dict(model="torch.nn:Flatten", weights=None),
+    report.named_model: dict(model="torch.nn:Flatten", weights=None, normalise="cifar10"),
     report.stress_figure: dict(rows=ROWS),
     report.report_page: dict(title="A model", rows=ROWS, checks=AUDIT),
     report.write_report: dict(
         model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
     ),
-    stressors.images_and_labels: dict(data=(X, Y), images=2),
+    stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
+    stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
     stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x)),
     stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto"),
     stressors.linf_suite: dict(model=MODEL, x=X, eps=(0.1,), attacks=("fgsm",)),
@@ -230,7 +231,7 @@ CALLS = {
     stressors.under: dict(stressor="fog", strength=1.0),
     stressors.in_schema: dict(rows=ROWS),
     stressors.model_stressor: dict(suite="x", name="y", strength=1.0, unit="z", change=lambda model, generator: None),
-    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0),
+    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0, keep=None, strict=False),
     stressors.eps_area: dict(eps=[0.0, 0.1, 0.2], accuracy=[90.0, 50.0, 10.0], floor=1e-3),
     stressors.corruption_error: dict(rows=ROWS, reference=ROWS),
     masking.Subject: dict(model=MODEL, x=X, y=Y, eps=0.1, seed=0, surrogates=[MODEL]),
@@ -558,6 +559,7 @@ BY_HAND = {
     (report.write_report, "suite"): ["blurs"],
     (report.named_model, "model"): ["torch.nn"],
     (report.named_model, "weights"): ["no such file.pt"],
+    (report.named_model, "normalise"): ["cifar", "0.5", "0.5/0.5/0.5", "0.5/0", "a/b"],
     (zoo.find_network, "name"): ["sleep/slep"],
     (zoo.load_network, "name"): ["sleep/slep"],
     (plots.image_grid, "images"): [X + 1, X[0, 0], X * math.nan],
@@ -647,7 +649,11 @@ LATER += [
 LATER += [f"filtering.{m}" for m in "gradient_masking layer_scores pruning score_reliability".split()]
 LATER += [f"filtering.{m}" for m in "selective_backpropagation selective_training".split()]
 LATER = {f"robustlit.{m}" for m in LATER}  # what is not annotated with more than its types yet
-OWN_TESTS = {"robustlit.checks": "tests/test_checks.py", "robustlit.digest": "tests/test_digest.py"}
+OWN_TESTS = {
+    "robustlit.checks": "tests/test_checks.py",
+    "robustlit.digest": "tests/test_digest.py",
+    "robustlit.intake": "tests/test_gauntlet.py",
+}
 GIVEN = {
     attacks.Attacked: "what `attack_images` gives",
     minimal_attacks.Smallest: "what `smallest` gives",

@@ -541,7 +541,7 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(x=lambda x: 255 * x), ValueError, "`x` must lie in"),
         (dict(x=lambda x: x - 0.5), ValueError, "`x` must lie in"),
         (dict(x=lambda x: NAN), ValueError, "`x` must be finite"),
-        (dict(x=lambda x: (255 * x).byte()), TypeError, "`x` must hold floats"),
+        (dict(x=lambda x: (255 * x).int()), TypeError, "`x` must hold floats"),
         (dict(x=lambda x: x[:, 0]), ValueError, "`x` must have shape"),
         (dict(x=lambda x: x.expand(-1, 3, -1, -1)), ValueError, "does not take images"),
         (dict(x=lambda x: x[:0], y=lambda y: y[:0]), ValueError, "at least one image"),

@@ -148,7 +148,7 @@ def test_the_model_is_as_before_after_an_error(net, pair):
     net.train()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     with pytest.raises(RuntimeError, match="planned"):
-        stress(net, pair, [Stressor("own", "fails", 1, "", fails)])
+        stress(net, pair, [Stressor("own", "fails", 1, "", fails)], strict=True)
     assert net.training and all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     net.eval()
 

@@ -127,6 +127,8 @@ def _traced(model: nn.Module, memory: torch.memory_format = torch.contiguous_for
         graph = cast(fx.GraphModule, fuse(model))
     except Exception:  # whatever a module does that tracing does not know, the plain loop serves it
         return None
+    if any(node.op == "call_method" and str(node.target).endswith("_") for node in graph.graph.nodes):
+        return None  # it writes to tensors that are looked at again
     for module in graph.modules():
         if getattr(module, "inplace", False) is True:
             vars(module)["inplace"] = False
