@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -19,11 +19,15 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from robustlit.attacks import attack_curve, attack_images
 from robustlit.data import as_images, load
 from robustlit.evaluation import logits_of
+from robustlit.faults import faulty, sites
 from robustlit.filtering.filter_map import filter_map
 from robustlit.intake import ModelError, call_model, given_pair, load_weights, normalised
 from robustlit.masking import audit
+from robustlit.metaplasticity.layers import BinaryLinear
 from robustlit.minimal_attacks import smallest
 from robustlit.report import named_model, write_report
+from robustlit.sleep.conversion import chain
+from robustlit.sleep.stdp import sleep
 from robustlit.stressors import SUITES, Stressor, linf_suite, noise_blur_suite, stress
 from robustlit.worst_case import worst_case
 
@@ -600,3 +604,105 @@ def test_ctrl_c_at_the_command_line_keeps_the_rows(tmp_path):
     calls = len((tmp_path / "calls").read_text())
     assert calls == 6 + 2 + 11 - 3  # two looks at clean images each time; three rows were in the file
     assert len(pd.read_csv(tmp_path / "page.csv")) == 12 and not (tmp_path / "page.partial.csv").exists()
+
+
+# Layers as people have them
+
+
+class QuantLinear(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, (10 * self.weight).round() / 10, self.bias)
+
+
+class FakeQuant(nn.Linear):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.weight_fake_quant = nn.Identity()
+
+
+@pytest.mark.parametrize("layer", [QuantLinear, FakeQuant, torch.ao.nn.qat.Linear])
+def test_faults_say_that_they_flip_the_float_master(layer):
+    more = dict(qconfig=torch.ao.quantization.default_qat_qconfig) if layer is torch.ao.nn.qat.Linear else {}
+    model = nn.Sequential(nn.Flatten(), layer(64, 10, **more))
+    with pytest.warns(UserWarning, match="1 quantise their weights: bits flip in the float master"), faulty(model, 0.1):
+        pass
+    assert sites(model).set_index("tensor").kind["weight"] == "float32 master"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with faulty(plain(), 0.1), faulty(nn.Sequential(BinaryLinear(64, 10)), 0.1):
+            pass
+
+
+class Asserts(nn.Module):
+    "Looks at the shape of its images in one of several ways."
+
+    def __init__(self, way):
+        super().__init__()
+        self.net, self.way = plain(), way
+
+    def forward(self, x):
+        if self.way == "shape":
+            assert x.shape[1] == 1, "grey images"
+        elif self.way == "dim":
+            assert x.dim() == 4
+        elif self.way == "torch":
+            torch._assert(x.size(2) == x.size(3), "square images")
+        elif self.way == "if" and (x.shape[-2:] != (8, 8) or x.ndim != 4):
+            raise ValueError("images of 8 x 8")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("way", ["shape", "dim", "torch", "if"])
+def test_a_shape_check_is_no_skip_connection(way):
+    assert [s.name for s in chain(Asserts(way), X)] == ["net.1", "net.3"]
+
+
+def test_sleep_names_the_layers_that_need_thresholds_and_those_that_never_fire():
+    with pytest.raises(ValueError, match=r"2 layers \(1, 3\), got 3"):
+        sleep(plain(), X, "A")
+    with pytest.warns(UserWarning, match=r"^3 \(threshold 1e\+09\) never fired in 50 steps"):
+        sleep(plain(), X, "A", steps=50, thresholds=(1e-3, 1e9))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sleep(plain(), X, "A", steps=50, thresholds=(1e-3, 1e-3))
+
+
+@pytest.mark.parametrize("binarise_input", [False, True])
+@pytest.mark.parametrize("shape", [(64,), (5, 64), (2, 3, 64), (2, 0, 64), (2, 1, 4, 64)])
+def test_a_binary_layer_takes_what_a_linear_one_takes(shape, binarise_input):
+    torch.manual_seed(0)
+    layer, x = BinaryLinear(64, 10, binarise_input), torch.randn(shape, requires_grad=True)
+    used = x.detach().sign() if binarise_input else x.detach()
+    want = nn.functional.linear(used, layer.weight.detach().sign())
+    out = layer(x)
+    assert out.shape == (*shape[:-1], 10)
+    torch.testing.assert_close(out, want)
+    out.sum().backward()
+    assert x.grad.shape == x.shape and layer.weight.grad.shape == layer.weight.shape
+    with pytest.raises(ValueError, match=r"\(\.\.\., 64\)"):
+        layer(torch.rand(*shape[:-1], 63))
+
+
+# The command line
+
+
+@pytest.mark.parametrize("what", ["dict", "outputs over time", "two inputs", "lazy", "half", "tuple", "in place"])
+def test_odd_models_at_the_command_line(what, strange, monkeypatch, capsys):
+    from robustlit.command import main
+
+    odd = ModuleType("odd")
+    odd.make = SURVIVE[what] if what in SURVIVE else REFUSED[what][0]
+    monkeypatch.setitem(sys.modules, "odd", odd)
+    code = main("stress odd:make --suite noise_blur --images 20 --no-audit --out p.html".split())
+    told = capsys.readouterr()
+    assert code == (0 if what in SURVIVE else 2) and (strange / "p.html").exists() == (what in SURVIVE)
+    if what in REFUSED:
+        assert re.search(REFUSED[what][1], told.err) and told.err.count("\n") == 1
+
+
+def test_the_command_line_says_how_many_stressors_failed(strange, monkeypatch, capsys):
+    from robustlit.command import main
+
+    monkeypatch.setitem(SUITES, "noise_blur", lambda m, x: [Stressor("own", "fog", 1.0, "", failing)] * 2)
+    assert main("stress strange:make --suite noise_blur --images 20 --no-audit --out p.html".split()) == 0
+    assert "2 of 2 stressors failed, such as fog: RuntimeError: no fog today" in capsys.readouterr().out
