@@ -271,6 +271,8 @@ def normalisation(
         raise ValueError(
             f"`normalise` must be a name or MEAN/STD such as 0.5,0.5,0.5/0.2,0.2,0.2, got {text!r}"
         ) from err
+    if len(mean) != len(std) or min(std) <= 0:
+        raise ValueError(f"`normalise` must have a deviation above 0 for each of the {len(mean)} means, got {text!r}")
     return mean, std
 
 

@@ -312,6 +312,7 @@ def _sources(model: nn.Module) -> list:
     return sorted(f for f in found if f and Path(f).is_file())
 
 
+@checked
 def fingerprint(
     model: nn.Module,  # Any network
     x: Tensor,  # Images
@@ -393,7 +394,7 @@ def stress(
     failed = [r for r in rows if r["error"]]
     if failed:
         told = f"{len(failed)} of {len(rows) - 1} stressors failed, see the column `error`: {failed[0]['error']}"
-        warnings.warn(told, stacklevel=2)
+        warnings.warn(told, stacklevel=3)
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38

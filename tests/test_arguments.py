@@ -417,6 +417,7 @@ CALLS = {
     faults.bit_fields: dict(dtype=torch.float16),
     faults.flip_bits: dict(x=X, rate=0.1, bits=["sign", 3], generator=RNG),
     faults.looks_binary: dict(module=MODEL),
+    faults.quantises: dict(module=MODEL),
     faults.sites: dict(model=MODEL, binary=["1"]),
     faults.faulty: dict(model=MODEL, rate=0.1, where="weights", layers="1", bits=3, generator=RNG, binary=None),
     faults.fault_curve: dict(

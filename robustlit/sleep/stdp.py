@@ -577,7 +577,7 @@ def _warn_of_silence(names: list, spikes: np.ndarray, rule: Rule):
     silent = [f"{n} (threshold {t:g})" for n, t, s in zip(names, rule.thresholds, spikes.sum(0)) if not s]
     if silent and rule.steps:
         told = f"{', '.join(silent)} never fired in {rule.steps} steps and so learned nothing: lower the threshold"
-        warnings.warn(told, stacklevel=3)
+        warnings.warn(told, stacklevel=4)
 
 
 _Steps = Annotated[int, at_least(0)]
