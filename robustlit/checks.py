@@ -38,7 +38,7 @@ def nearest(
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"{hint}Known: {', '.join(dict.fromkeys(shown.values())) or 'none'}"
 
-
+# %% ../nbs/learning/00_checks.ipynb #587b8b40
 def check_choice(
     value,  # What the caller gave
     choices: Iterable,  # What is known
@@ -72,7 +72,7 @@ class Spec:
         elif not self.fits(value):
             raise ValueError(f"`{name}` must be {self.want}, got {value!r}")
 
-
+# %% ../nbs/learning/00_checks.ipynb #ada26d21
 def check_with(
     check: Callable,  # (value, name): raises `TypeError` or `ValueError` that names the argument
     *bad,  # Values known to be refused
@@ -87,14 +87,14 @@ def at_least(
     "From `low` on."
     return Spec(f"at_least({low})", f">= {low}", lambda v: v >= low, (low - 1,))
 
-
+# %% ../nbs/learning/00_checks.ipynb #3f9b02ca
 def at_most(
     high: float,  # Largest value allowed
 ) -> Spec:  # For an annotation
     "Up to `high`."
     return Spec(f"at_most({high})", f"<= {high}", lambda v: v <= high, (high + 1,))
 
-
+# %% ../nbs/learning/00_checks.ipynb #79fb2512
 def between(
     low: float,  # Smallest value allowed
     high: float,  # Largest value allowed
@@ -109,14 +109,14 @@ def above(
     "More than `low`."
     return Spec(f"above({low})", f"> {low}", lambda v: v > low, (low, low - 1))
 
-
+# %% ../nbs/learning/00_checks.ipynb #226e9e6d
 def below(
     high: float,  # Smallest value that is too large
 ) -> Spec:  # For an annotation
     "Less than `high`."
     return Spec(f"below({high})", f"< {high}", lambda v: v < high, (high, high + 1))
 
-
+# %% ../nbs/learning/00_checks.ipynb #9984bff1
 def one_of(
     choices: Iterable,  # Names; a table that grows later is looked up anew each time
 ) -> Spec:  # For an annotation
@@ -141,7 +141,7 @@ def with_columns(
 
     return Spec(f"with_columns({', '.join(map(repr, names))})", "", look, raises=True)
 
-
+# %% ../nbs/learning/00_checks.ipynb #5be25065
 def _exists(path, name):
     if not os.path.exists(path):
         raise FileNotFoundError(f"`{name}` must be a file or folder that exists, got {str(path)!r}")
@@ -155,7 +155,7 @@ def _shown(value) -> str:
     text = repr(value) if isinstance(value, str | numbers.Number | list | tuple | set | dict | None) else ""
     return text if 0 < len(text) <= 80 else type(value).__name__
 
-
+# %% ../nbs/learning/00_checks.ipynb #0c643578
 class Check:
     "What a value must be, read from an annotation: call it with the value and the argument's name."
 
@@ -276,7 +276,7 @@ def _listed(value):
     found = value.tolist()
     return found if isinstance(found, list) else [found]
 
-
+# %% ../nbs/learning/00_checks.ipynb #e5c652dc
 def _collection(base: Check, check: Check, length: int | None = None) -> Check:
     "A list each of whose elements passes `check`."
 
@@ -291,7 +291,7 @@ def _collection(base: Check, check: Check, length: int | None = None) -> Check:
 
     return Check(f"{base.kind} of {check.want}", base.accepts, base.specs, base.wrong, each, [[v] for v in check.bad()])
 
-
+# %% ../nbs/learning/00_checks.ipynb #fec34af4
 def _class_check(cls: type) -> Check:
     "An instance of a class, named as one imports it."
     path = cls.__module__.split(".")
@@ -311,7 +311,7 @@ def _literal(choices) -> Check:
     same = lambda v: isinstance(v, kinds) and (bool in kinds or not isinstance(v, bool))
     return Check(" or ".join(map(repr, choices)), same, [one_of(choices)], [v for v in (object(), 0.5) if not same(v)])
 
-
+# %% ../nbs/learning/00_checks.ipynb #533b0074
 def _parts(origin, args) -> Check | None:
     "The check of an annotation with brackets."
     if origin is Annotated:
@@ -375,7 +375,7 @@ class _Late(dict):
         module = importlib.import_module(_late[name])
         return getattr(module, name, module)
 
-
+# %% ../nbs/learning/00_checks.ipynb #06c033cd
 def _written(fn: Callable) -> list:
     "The parameters as they were written, without those that are already given."
     bound = isinstance(fn, type) or inspect.ismethod(fn)
@@ -387,7 +387,7 @@ def _written(fn: Callable) -> list:
     look = lambda a: eval(a, inner.__globals__, cells) if isinstance(a, str) else a
     return [p.replace(annotation=look(p.annotation)) for p in found]
 
-
+# %% ../nbs/learning/00_checks.ipynb #443d1b12
 def checks_of(
     fn: Callable,  # Any function, method or class
 ) -> dict:  # Parameter's name to its `Check`, None where anything goes
@@ -403,7 +403,7 @@ def _plan(fn: Callable) -> tuple:
     others = next(((p.name, checks[p.name]) for p in kinds if p.kind is p.VAR_POSITIONAL and checks[p.name]), None)
     return places, by_name, others, next((checks[p.name] for p in kinds if p.kind is p.VAR_KEYWORD), None)
 
-
+# %% ../nbs/learning/00_checks.ipynb #b863237d
 def _bare(annotation):
     "An annotation without its specs, for the signature that documentation shows."
     origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -472,7 +472,7 @@ def check_values(
         if check is not None:
             check(value, name)
 
-
+# %% ../nbs/learning/00_checks.ipynb #7b7dfb87
 def bad_values(
     fn: Callable,  # Any function
 ) -> dict:  # Parameter's name to a list of values
@@ -486,7 +486,7 @@ def _between(low, high):
         return ""
     return f" from {low} to {high}" if None not in (low, high) else f" >= {low}" if high is None else f" <= {high}"
 
-
+# %% ../nbs/learning/00_checks.ipynb #e100177e
 def check_number(
     value,  # What the caller gave
     name: str,  # The argument's name, for the message
@@ -502,7 +502,7 @@ def check_number(
         raise ValueError(want)
     return float(value)
 
-
+# %% ../nbs/learning/00_checks.ipynb #b71e8b1a
 def check_int(
     value,  # What the caller gave
     name: str,  # The argument's name, for the message
@@ -586,7 +586,7 @@ def check_images(
         _check_range(*(v.item() for v in x.aminmax()), rounding(x.dtype), name)
     return x
 
-
+# %% ../nbs/learning/00_checks.ipynb #bf4791ea
 def check_labels(
     y,  # What the caller gave
     n: int | None = None,  # How many there must be, any number if None
@@ -628,7 +628,7 @@ def check_bytes(
         raise ValueError(f"`{name}` must have shape (n, channels, height, width), got {tuple(x.shape)}")
     return x
 
-
+# %% ../nbs/learning/00_checks.ipynb #4b4ebcb6
 def devices() -> list:  # "cpu" first
     "The names of the devices that this machine has."
     import torch

@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict', 'known_claims', 'ledger', 'ledger_markdown',
-           'verdicts', 'moved_claims']
+           'text_table', 'verdicts', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -34,13 +34,15 @@ from IPython.display import Markdown
 
 import robustlit
 from . import digest
-from .checks import check_choice, check_int
-from .plots import caption
+from .checks import Count, at_least, check_choice, check_with, checked, not_empty, one_of
+from .plots import about_records, caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
 
 # %% ../nbs/evidence/60_claims.ipynb #08ee588c
 SCALES = ("paper", "cpu")
 OUTCOMES = ("holds", "fails", "artefact", "not measured")
+_Scale = Annotated[str, one_of(SCALES)]
+_Outcome = Annotated[str, one_of(OUTCOMES)]
 
 
 def _per_seed(values):
@@ -53,7 +55,8 @@ def _per_seed(values):
         raise ValueError(f"`values` must hold one number a seed, got shapes {[v.shape for v in out.values()]}")
     return out
 
-
+# %% ../nbs/evidence/60_claims.ipynb #bb15227b
+@checked
 @dataclass(frozen=True)
 class Finding:
     "What the function of a claim found in the records."
@@ -65,10 +68,8 @@ class Finding:
     only_under: str = ""  # The switch of the original's defect, where the condition is met only under it
 
     def __post_init__(self):
-        if self.passed is not None and not isinstance(self.passed, bool | np.bool_):
-            raise TypeError(f"`passed` must be True, False or None, got {self.passed!r}")
         if self.passed and self.only_under:
-            raise ValueError(f"`passed` must be False where the condition is met only under {self.only_under}")
+            raise ValueError(f"`passed` must be False where `only_under` names a switch, got {self.only_under!r}")
         _per_seed(self.values)
 
     @property
@@ -90,7 +91,7 @@ _claims = {}
 def _values(value):
     return list(value) if isinstance(value, list | tuple | range) else [value]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #bad36b55
 def _word(value):
     if isinstance(value, list | tuple):
         return json.dumps(value)
@@ -102,22 +103,37 @@ def _texts(where):
     return [f"{k} = {', '.join(map(_word, _values(v)))}" for k, v in where.items()]
 
 # %% ../nbs/evidence/60_claims.ipynb #c5667dd9
+def _says_something(text, name):
+    if not text.strip():
+        raise ValueError(f"`{name}` must say something, got {text!r}")
+
+
+def _pins(where, name):
+    if "seed" in where or any(not _values(v) for v in where.values()):
+        raise ValueError(f"`{name}` must map parameters, without the seed, to values, got {where!r}")
+
+# %% ../nbs/evidence/60_claims.ipynb #dd458cd1
+_Text = Annotated[str, check_with(_says_something, "", " ")]
+_Where = Annotated[dict, check_with(_pins, dict(seed=[0]), dict(lr=[]))]
+
+
+@checked
 @dataclass(frozen=True, eq=False)
 class Claim:
     "Who says what, and what would show it."
 
-    id: str  # For example 'A-1'
-    paper: str  # For example 'metaplasticity'
-    statement: str  # In one sentence
-    source: str  # Where it is said, for example 'Fig 1b'
-    published: str | dict  # The numbers given there
-    condition: str  # What would show it at the paper's protocol, in words
-    experiment: str  # Whose records, for example 'metaplasticity/forgetting'
+    id: _Text  # For example 'A-1'
+    paper: _Text  # For example 'metaplasticity'
+    statement: _Text  # In one sentence
+    source: _Text  # Where it is said, for example 'Fig 1b'
+    published: Annotated[str | dict, not_empty]  # The numbers given there
+    condition: _Text  # What would show it at the paper's protocol, in words
+    experiment: _Text  # Whose records, for example 'metaplasticity/forgetting'
     check: Callable  # (rows, scale) -> Finding
-    where: dict = field(default_factory=dict)  # Parameters of the runs, a list for values that are all needed
+    where: _Where = field(default_factory=dict)  # Parameters of the runs, a list for values that are all needed
     condition_cpu: str | None = None  # What would show it at the cpu profile, written before it was run
-    where_cpu: dict | None = None  # Parameters of those runs; by default `where`
-    min_seeds: int = 3  # Fewer say nothing
+    where_cpu: _Where | None = None  # Parameters of those runs; by default `where`
+    min_seeds: Count = 3  # Fewer say nothing
     amended: str = ""  # What was changed in the condition after records existed, and why
 
     def __call__(self, rows: pd.DataFrame, scale: str = "paper") -> Finding:
@@ -149,37 +165,28 @@ def _published(numbers):
     return ", ".join(f"{k}: {v}" for k, v in numbers.items()) if isinstance(numbers, dict) else str(numbers)
 
 
-def _refuse_bad(c: Claim):
-    for name in ("id", "paper", "statement", "source", "condition", "experiment"):
-        value = getattr(c, name)
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(f"`{name}` of a claim must say something, got {value!r}")
-    if not isinstance(c.published, str | dict) or not c.published:
-        raise ValueError(
-            f"`published` of claim {c.id} must be the published numbers, as text or a dict, got {c.published!r}"
-        )
-    check_int(c.min_seeds, "min_seeds", low=1)
-    for where in (c.where, c.where_cpu or {}):
-        if not isinstance(where, dict) or "seed" in where or any(not _values(v) for v in where.values()):
-            raise ValueError(f"`where` of claim {c.id} must map parameters, without the seed, to values, got {where!r}")
+def _refuse_taken(c: Claim):
     other = _claims.get((c.paper, c.id))
     theirs, ours = (getattr(k and k.check, "__name__", None) for k in (other, c))
     if other is not None and theirs != ours:
         raise ValueError(f"`id` {c.id} of {c.paper} is taken by {theirs}, got {ours}")
 
 # %% ../nbs/evidence/60_claims.ipynb #37446327
+@checked
 def claim(
-    id: str,  # For example 'A-1'; unique within the paper
-    **parts,  # The other parts of a `Claim`: paper, statement, source, published, condition, experiment, where, ...
+    id: _Text,  # For example 'A-1'; unique within the paper
+    **parts,  # The other parts of a `Claim`: statement, source, condition, where, ...; the paper is the experiment's if not given
 ) -> Callable:  # A decorator that turns (rows, scale) -> Finding into a `Claim`
     "Write down a claim, and register it for the ledger; `ValueError` where a part says nothing or the id is taken."
+
+    parts = cast(dict, dict(paper=str(parts.get("experiment", "")).partition("/")[0]) | parts)
 
     def decorate(check):
         try:
             made = Claim(id, **parts, check=check)
-        except TypeError as e:
-            raise TypeError(f"claim {id}: {e}") from None
-        _refuse_bad(made)
+        except (TypeError, ValueError) as e:
+            raise type(e)(f"claim {id}: {e}") from None
+        _refuse_taken(made)
         _claims[made.paper, made.id] = made
         return made
 
@@ -201,12 +208,12 @@ def _from(store):
 
     return source
 
-
+# %% ../nbs/evidence/60_claims.ipynb #425c7633
 def _settings(where):
     "Every combination of the values of `where`, each a dict."
     return [dict(zip(where, values)) for values in itertools.product(*map(_values, where.values()))]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #fc4c4fce
 def _seeds(rows, setting):
     "Seeds that have rows of this setting; runs where there is no seed."
     if rows.empty:
@@ -224,7 +231,7 @@ def _complete(rows, settings):
     column = "seed" if "seed" in rows.columns else "key"
     return (rows[rows[column].isin(seeds)].reset_index(drop=True) if seeds else rows), seeds
 
-
+# %% ../nbs/evidence/60_claims.ipynb #974c6b91
 def _lacking(claim, scale, rows, settings):
     "What stands between these rows and a verdict, in words; empty if nothing does."
     n, swept = claim.min_seeds, [k for k, v in claim.runs(scale).items() if len(_values(v)) > 1]
@@ -234,20 +241,36 @@ def _lacking(claim, scale, rows, settings):
         parts = [f"{n} seeds that all settings share ({len(_complete(rows, settings)[1])} so far)"]
     return f"profile {scale}: {'; '.join(parts)}" if parts else ""
 
+# %% ../nbs/evidence/60_claims.ipynb #f5af860e
+def _means(v) -> dict:
+    "Mean over seeds of each number, by name."
+    return {k: float(x.mean()) for k, x in (v.finding.per_seed if v.finding else {}).items()}
+
+
+def _spreads(v) -> dict:
+    "Standard deviation over seeds of each number, with n - 1; NaN for one seed."
+    found = v.finding.per_seed if v.finding else {}
+    return {k: float(x.std(ddof=1)) if len(x) > 1 else math.nan for k, x in found.items()}
+
 # %% ../nbs/evidence/60_claims.ipynb #a95907e8
+@checked
 @dataclass(frozen=True, eq=False)
 class Verdict:
     "What the records say about a claim."
 
     claim: Claim  # What was judged
-    outcome: str  # One of `OUTCOMES`
-    scale: str | None = None  # 'paper', 'cpu', or None where nothing was judged
+    outcome: _Outcome  # One of `OUTCOMES`
+    scale: _Scale | None = None  # 'paper', 'cpu', or None where nothing was judged
     finding: Finding | None = None  # What the claim's function found
-    n: int = 0  # Number of seeds it looked at
+    n: Annotated[int, at_least(0)] = 0  # Number of seeds it looked at
     rests_on: str = ""  # For example 'profile cpu, n = 3 seeds, 2-core AMD EPYC CPU'
     hardware: tuple = ()  # As the records name it
     stale: bool = False  # Whether some records are older than their code
     missing: str = ""  # What the next better verdict needs
+
+    means, spreads = property(_means), property(_spreads)
+    mean = property(lambda v: next(iter(v.means.values()), math.nan), doc="Of the first, NaN where there is none.")
+    spread = property(lambda v: next(iter(v.spreads.values()), math.nan), doc="Likewise; NaN for one seed.")
 
     @property
     def profile(self) -> str | None:
@@ -261,29 +284,7 @@ class Verdict:
     @property
     def command(self) -> str:
         "What makes the records that this verdict rests on, or that it lacks."
-        small = self.scale == "cpu" or (self.scale is None and self.claim.condition_cpu is not None)
-        return self.claim.command("cpu" if small else "paper")
-
-    @property
-    def means(self) -> dict:
-        "Mean over seeds of each number, by name."
-        return {k: float(v.mean()) for k, v in (self.finding.per_seed if self.finding else {}).items()}
-
-    @property
-    def spreads(self) -> dict:
-        "Standard deviation over seeds of each number, with n - 1; NaN for one seed."
-        found = self.finding.per_seed if self.finding else {}
-        return {k: float(v.std(ddof=1)) if len(v) > 1 else math.nan for k, v in found.items()}
-
-    @property
-    def mean(self) -> float:
-        "Of the first number, NaN where there is none."
-        return next(iter(self.means.values()), math.nan)
-
-    @property
-    def spread(self) -> float:
-        "Of the first number, NaN where it is not known."
-        return next(iter(self.spreads.values()), math.nan)
+        return self.claim.command(self.scale or ("paper" if self.claim.condition_cpu is None else "cpu"))
 
     @property
     def ours(self) -> str:
@@ -310,7 +311,7 @@ def _ours(v: Verdict):
         ", ".join(f"{k}: {show(k)}" if k else show(k) for k in means) + f" {v.finding.unit}".rstrip() + f" (n = {v.n})"
     )
 
-
+# %% ../nbs/evidence/60_claims.ipynb #eb3f3c9d
 def _sentence(v: Verdict):
     if v.finding is None or v.outcome == "not measured":
         why = f"needs {v.missing}" if v.finding is None else v.finding.measured
@@ -338,15 +339,14 @@ def _judged(claim, scale, rows, seeds):
         claim, finding.outcome, scale, finding, len(seeds), about.removesuffix(", some from older code"), machines, old
     )
 
-
+# %% ../nbs/evidence/60_claims.ipynb #fdb9648a
+@checked
 def verdict(
     claim: Claim,  # What is to be judged
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store: (experiment, profile, where) -> rows as from `records`
 ) -> Verdict:
     "Judge a claim by its records: the paper's protocol if it has enough seeds, else the cpu profile's own condition."
-    if not isinstance(claim, Claim):
-        raise TypeError(f"`claim` must be a Claim, made by the decorator, got {type(claim).__name__}")
     source, missing, undecided = source or _from(store), [], None
     for scale in SCALES if claim.condition_cpu is not None else SCALES[:1]:
         where = claim.runs(scale)
@@ -366,7 +366,8 @@ def verdict(
 def _order(c: Claim):
     return c.paper, [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #b75523d0
+@checked
 def known_claims(
     paper: str | None = None,  # Only those of one paper
 ) -> list:  # Of `Claim`, in the order of their ids
@@ -379,7 +380,8 @@ def known_claims(
         check_choice(paper, sorted({c.paper for c in found}), "paper")
     return [c for c in found if paper in (None, c.paper)]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #d52dea4c
+@checked
 def ledger(
     paper: str | None = None,  # Only the claims of one paper
     store: Store | None = None,  # Where the records lie; by default the project's
@@ -396,6 +398,7 @@ def ledger(
     return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/evidence/60_claims.ipynb #e70f943c
+@checked
 def ledger_markdown(
     table: pd.DataFrame,  # From `ledger`
 ) -> str:  # A table in Markdown
@@ -407,6 +410,20 @@ def ledger_markdown(
         cells = [f"`{cell(row[c])}`" if c == "command" and row[c] else cell(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+# %% ../nbs/evidence/60_claims.ipynb #4a5a317a
+@checked
+def text_table(
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
+    columns: Sequence[str],  # Which of its columns, in this order
+    where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
+) -> Markdown | None:  # A table for a notebook; None where there are no records
+    "Columns of words with all that they say; one sentence where there are no records."
+    if not len(found):
+        return print(about_records(found))
+    shown = found.query(where) if where else found
+    _ = [check_choice(c, list(found.columns), "columns") for c in columns]
+    return Markdown(ledger_markdown(shown[[*columns]]))
 
 # %% ../nbs/evidence/60_claims.ipynb #3e4f295d
 def _named(which) -> Claim:
@@ -422,7 +439,7 @@ def _named(which) -> Claim:
         )
     return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
 
-
+# %% ../nbs/evidence/60_claims.ipynb #8c2b9d8d
 def _row(c: Claim, v: Verdict) -> dict:
     "A line of `verdicts`."
     amended = f" (amended: {c.amended})" if c.amended else ""
@@ -431,14 +448,23 @@ def _row(c: Claim, v: Verdict) -> dict:
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     return row | {"condition": condition + amended, "verdict": v.label + "*" * v.stale, "rests on": rests}
 
-
+# %% ../nbs/evidence/60_claims.ipynb #e05e4f39
+@checked
 def verdicts(
     *ids: str | Claim,  # For example 'A-1'; 'sleep A-1' where two papers have it
+    paper: str | None = None,  # Instead of `ids`: all claims of this paper
+    columns: Sequence[str] | None = None,  # Only these columns of the table
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store, as for `verdict`
 ) -> Markdown:  # A table for a notebook; its text is in `data`
     "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
-    return Markdown(ledger_markdown(pd.DataFrame([_row(c, verdict(c, store, source)) for c in map(_named, ids)])))
+    asked = [*map(_named, ids), *(known_claims(paper) if paper else ())]
+    table = pd.DataFrame([_row(c, verdict(c, store, source)) for c in asked])
+    if columns is not None:
+        _ = [check_choice(c, list(table.columns), "columns") for c in columns]
+        amended = ["" if "condition" in columns or not c.amended else ", amended" for c in asked]
+        table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
+    return Markdown(ledger_markdown(table))
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:
@@ -453,7 +479,7 @@ def _standing(definitions, store=None) -> dict:
         found[f"{c.paper} {c.id}"] = about | dict(definitions=definitions(c.check) | code[c.experiment])
     return found
 
-
+# %% ../nbs/evidence/60_claims.ipynb #b802655c
 def _recorded(folder: Path) -> dict:
     "From experiment to its records in the tables of a folder, as (key, checksum)."
     tables = {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.glob("*/*.parquet")}
@@ -464,12 +490,12 @@ def _recorded(folder: Path) -> dict:
 def _sentence_of(standing):
     return f"{standing['label']}: {standing['ours']}".removesuffix(": ") if standing else "no such claim"
 
-
+# %% ../nbs/evidence/60_claims.ipynb #2d0f5b9b
 def _says(standing):
     "What must be the same for a claim not to have moved."
     return standing and [standing["label"], standing["ours"], {k: f"{v:.9g}" for k, v in standing["means"].items()}]
 
-
+# %% ../nbs/evidence/60_claims.ipynb #0f225234
 def _moves(
     old: dict,  # Standing of every claim by name, as of then
     now: dict,  # The same as of today
@@ -519,6 +545,7 @@ def _unpack(rev: str, folder: Path):
         tar.extractall(folder, filter="data")
 
 # %% ../nbs/evidence/60_claims.ipynb #bbb36ce5
+@checked
 def moved_claims(
     rev: str,  # As git knows it: a commit, a tag, HEAD~3
     store: Store | None = None,  # Where today's records lie; by default the project's
@@ -538,7 +565,7 @@ def moved_claims(
     moved.attrs["new"] = new
     return moved
 
-
+# %% ../nbs/evidence/60_claims.ipynb #f4ed900c
 def _standing_in(tree: Path, rev: str) -> dict:
     "The standing of the claims in another tree, told by its own code."
     told = tree / "standing.json"

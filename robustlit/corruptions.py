@@ -67,7 +67,7 @@ class _Corruption:
     table: dict  # Calibration to five rows of parameters
     names: tuple  # Of the parameters
 
-
+# %% ../nbs/robustness/30_corruptions.ipynb #430a9bf2
 _known = Table("corruptions")
 
 
@@ -507,7 +507,7 @@ def _quantize(x, c, streams):
 def _inverse(x, c, streams):
     return 1 - x
 
-
+# %% ../nbs/robustness/30_corruptions.ipynb #47c4439d
 @_corruption("", (None,) * 5)
 def _stripe(x, c, streams):
     x, quarter = x.clone(), round(x.shape[-1] / 4)
@@ -515,7 +515,7 @@ def _stripe(x, c, streams):
         outer.neg_().add_(1)
     return x
 
-
+# %% ../nbs/robustness/30_corruptions.ipynb #fa23da28
 @_corruption("", (None,) * 5)
 def _canny_edges(x, c, streams):
     return _edges(x, 1.0).to(x.dtype)

@@ -57,6 +57,14 @@ def _described(data):
         f"{data.n_classes} classes: {names}\nmean {show(data.mean)}, std {show(data.std)}"
     )
 
+# %% ../nbs/learning/10_data.ipynb #9023a755
+def _check_part(data, part: str):
+    "`ValueError` where the images or the labels of a part do not fit the dataset."
+    x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+    if check_bytes(x, f"x_{part}").shape[1:] != data.shape:
+        raise ValueError(f"`x_{part}` must hold images of {data.shape}, as `x_train`, got {tuple(x.shape[1:])}")
+    check_labels(y, len(x), data.n_classes, f"y_{part}")
+
 # %% ../nbs/learning/10_data.ipynb #749defbb
 @checked
 @dataclass(repr=False, eq=False)
@@ -77,10 +85,7 @@ class Dataset:
     def __post_init__(self):
         self.classes = tuple(map(str, self.classes))
         for part in ("train", "valid", "test"):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            if check_bytes(x, f"x_{part}").shape[1:] != self.shape:
-                raise ValueError(f"`x_{part}` must hold images of {self.shape}, as `x_train`, got {tuple(x.shape[1:])}")
-            check_labels(y, len(x), self.n_classes, f"y_{part}")
+            _check_part(self, part)
         if self.mean is None or self.std is None:
             self.mean, self.std = _moments(self.x_train)
 
@@ -106,12 +111,7 @@ class Dataset:
     ) -> "Dataset":
         "A smaller dataset, stratified by class; `ValueError` for more images than there are or fewer than classes."
         check_int(seed, "seed", 0)
-        parts = {}
-        for part, n in (("train", n_train), ("valid", n_valid), ("test", n_test)):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            parts[f"x_{part}"], parts[f"y_{part}"] = _choose(x, y, n, seed, f"n_{part}")
-        again = {} if n_train is None else dict(mean=None, std=None)
-        return replace(self, **parts, **again)
+        return replace(self, **_parts_of(self, dict(train=n_train, valid=n_valid, test=n_test), seed))
 
     def __repr__(self):
         return _described(self)
@@ -148,6 +148,15 @@ def _choose(x, y, n, seed, name):
         raise ValueError(f"`{name}` must be at least {present}, one image a class, got {n}")
     keep = _stratified(y, n, seed, least=1)
     return x[keep], y[keep]
+
+# %% ../nbs/learning/10_data.ipynb #420edd4a
+def _parts_of(data: Dataset, numbers: dict, seed: int) -> dict:
+    "What a smaller dataset has instead: its tensors, and no statistics where the training images change."
+    parts = {}
+    for part, n in numbers.items():
+        x, y = getattr(data, f"x_{part}"), getattr(data, f"y_{part}")
+        parts[f"x_{part}"], parts[f"y_{part}"] = _choose(x, y, n, seed, f"n_{part}")
+    return parts | ({} if numbers["train"] is None else dict(mean=None, std=None))
 
 # %% ../nbs/learning/10_data.ipynb #7befadbd
 def as_images(

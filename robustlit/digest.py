@@ -38,7 +38,7 @@ def note(
     for uses in _watching:
         uses.add((table, entry))
 
-
+# %% ../nbs/evidence/00_digest.ipynb #54505a11
 @contextlib.contextmanager
 def noting():  # Gives a set of pairs (table, entry), which fills while the block runs
     "Inside `with`, what is looked up in a `Table`, in any thread, is noted."
@@ -57,7 +57,7 @@ class Later:
     module: str  # Full name of the module, which puts the thing into the table too
     name: str  # What it is called there
 
-
+# %% ../nbs/evidence/00_digest.ipynb #8545e3f5
 class Table(MutableMapping):
     "A dict from names to things that notes which of them are given out; walking over it uses all of them."
 
@@ -112,7 +112,7 @@ BOOKKEEPING = tuple(
 def _hash(*parts) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
-
+# %% ../nbs/evidence/00_digest.ipynb #20858fc1
 def _chain(node) -> list:
     "`a.b.c` as ['a', 'b', 'c']; empty for anything that is no name with attributes."
     names = []
@@ -121,7 +121,7 @@ def _chain(node) -> list:
         node = node.value
     return [node.id, *reversed(names)] if isinstance(node, ast.Name) else []
 
-
+# %% ../nbs/evidence/00_digest.ipynb #e84247dc
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -150,7 +150,7 @@ def _captured(node) -> list:
         return [node.rest] if node.rest else []
     return []
 
-
+# %% ../nbs/evidence/00_digest.ipynb #008c570a
 def _targets(package: str, node) -> dict:
     "What an import statement binds: from name to the full path of what it means; '*' for a star."
     if isinstance(node, ast.Import):
@@ -523,7 +523,7 @@ class _Reader(_Definitions):
 
     read_ImportFrom = read_Import
 
-
+# %% ../nbs/evidence/00_digest.ipynb #1f646ef7
 def _position(args: ast.arguments, word: str, skip: int = 0) -> str:
     "A keyword as the number of its argument, or as it is spelled where it goes into `**`."
     names = [a.arg for a in [*args.posonlyargs, *args.args, *args.kwonlyargs]][skip:]
@@ -560,7 +560,7 @@ class _Unit:
 def _is_main(test) -> bool:
     return isinstance(test, ast.Compare) and ["__name__"] in map(_chain, [test.left, *test.comparators])
 
-
+# %% ../nbs/evidence/00_digest.ipynb #8d6f17b8
 def _bound(s) -> dict:
     "Names that a statement, or an expression of one, binds at the top level."
     inner = [c for c in _here(s) if isinstance(c, _COMPREHENSIONS)]
@@ -577,7 +577,7 @@ def _heads(s, under: tuple) -> Iterable:
             value = part.context_expr if isinstance(part, ast.withitem) else part
             yield _Unit(ast.copy_location(ast.Expr(value), value), under, names)
 
-
+# %% ../nbs/evidence/00_digest.ipynb #5cc44e2b
 def _units(package: str, body: list, under=()) -> Iterable:
     for s in body:
         yield from _heads(s, under)
@@ -719,10 +719,7 @@ class _Modules:
     def scan(self, names: list):
         "Note which statements of these modules change something that another name stands for."
         modules = [m for m in map(self.module, dict.fromkeys(names)) if m is not None]
-        for m in modules:
-            for unit in m.units:
-                if table := _table_name(m, unit):
-                    self.tables[table] = (m.name, next(iter(unit.binds)))
+        self.tables |= {table: place for m in modules for table, place in _tables_of(m)}
         for m in modules:
             for unit in m.units:
                 for key in self.changes(m, unit):
@@ -1045,7 +1042,7 @@ def _literal(node, entry: str) -> tuple:
         other.append(node)
     return held, other
 
-
+# %% ../nbs/evidence/00_digest.ipynb #53d04f72
 def _adds(node) -> bool:
     "Whether this is a dict as it is written, or a call of `update` with one."
     return isinstance(node, ast.Dict) or (isinstance(node, ast.Call) and _chain(node.func)[-1:] == ["update"])
@@ -1061,7 +1058,7 @@ def _registered(node) -> set:
     }
     return {node.name, node.name.strip("_"), *texts}
 
-
+# %% ../nbs/evidence/00_digest.ipynb #b02841cd
 def _table_name(m: _Module, unit: _Unit) -> str:
     "The name of the `Table` that a statement makes, or ''."
     call = getattr(unit.node, "value", None)
@@ -1073,6 +1070,11 @@ def _table_name(m: _Module, unit: _Unit) -> str:
     ):
         return ""
     return str(call.args[0].value) if _Reader(m).path(call.func).endswith("digest.Table") else ""
+
+# %% ../nbs/evidence/00_digest.ipynb #b26f68d5
+def _tables_of(m: _Module) -> list:
+    "The tables that a module makes, each with its module and its variable."
+    return [(table, (m.name, next(iter(u.binds)))) for u in m.units if (table := _table_name(m, u))]
 
 # %% ../nbs/evidence/00_digest.ipynb #d19f0006
 class _Reached(_Entries):
@@ -1149,7 +1151,7 @@ class Code(_Reached):
 def _spelled(key: tuple) -> str:
     return f"{key[0]}.{key[1]}" + (f"[{key[2]}]" if len(key) == 3 else "")
 
-
+# %% ../nbs/evidence/00_digest.ipynb #71deaf07
 def _groups(start, follow: Callable, done) -> Iterable:
     "Groups of nodes that reach one another, each after those that it reaches (Tarjan 1972), without recursion."
     index, low, stack, on = {}, {}, [], set()
@@ -1221,7 +1223,7 @@ def _followed(module: str, own: tuple) -> bool:
     top = module.partition(".")[0]
     return top in own or not _top_folder(top, tuple(sys.path))[1]
 
-
+# %% ../nbs/evidence/00_digest.ipynb #4f4f43c9
 def _listed(top: str) -> list:
     "The modules of a package, by their files."
     place, _ = _top_folder(top, tuple(sys.path))
@@ -1245,7 +1247,7 @@ def remember(
         with contextlib.suppress(OSError, UnicodeDecodeError):
             _texts[top][name] = file.read_text(encoding="utf-8"), file.name == "__init__.py"
 
-
+# %% ../nbs/evidence/00_digest.ipynb #0097ae6e
 def _module_at(name: str, loaded: bool) -> _Module | None:
     "A module's contents, parsed once for each text."
     kept = _texts.get(name.partition(".")[0], {}) if loaded else {}
@@ -1312,7 +1314,7 @@ def _code(own: Iterable = (), loaded: bool = False) -> Code:
     _codes[own, loaded] = code, {t: _listed(t) for t in code.tops}
     return code
 
-
+# %% ../nbs/evidence/00_digest.ipynb #fa784a94
 def _same(code: Code, main: str, loaded: bool) -> bool:
     kept = {n: m for n, m in code.modules.items() if m is not None}
     if "__main__" in kept and kept["__main__"].text != main:
@@ -1331,7 +1333,7 @@ def _unwrapped(thing):
         thing = inner
     return thing
 
-
+# %% ../nbs/evidence/00_digest.ipynb #d6b13b3a
 def _node_of(fn: types.FunctionType):
     "The syntax tree of a function or lambda, by its place in its file or cell; None where there is no text."
     lines = linecache.getlines(fn.__code__.co_filename, fn.__globals__)
@@ -1493,7 +1495,7 @@ def _asked(function, loaded: bool) -> tuple:
     live = _Live(_code([where.partition(".")[0]], loaded))
     return live.code, live, live.thing(function)
 
-
+# %% ../nbs/evidence/00_digest.ipynb #9f0c6255
 def code_digest(
     function: Callable,  # Of anybody's package, script or notebook: a function, class, method, lambda, closure, partial
     loaded: bool = False,  # By the text as `robustlit.digest.remember` kept it, not as it is on disk now
@@ -1502,7 +1504,7 @@ def code_digest(
     text = _asked(function, loaded)[2]
     return text if len(text) == 16 and ":" not in text else _hash(text)
 
-
+# %% ../nbs/evidence/00_digest.ipynb #605690ab
 def _nodes(function, loaded: bool) -> tuple:
     code, live, _ = _asked(function, loaded)
     keys = typing.cast(set, {k for key in live.keys for k in code.reached(key)})

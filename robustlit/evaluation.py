@@ -37,7 +37,7 @@ def eval_mode(
         for m, mode in modes:
             m.training = mode
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #5f6f451e
 @checked
 def logits_of(
     model: nn.Module,  # Images in [0, 1] to logits
@@ -55,7 +55,7 @@ def _check_logits(logits: Tensor, n: int, expected: str):
     if logits.ndim != 2 or len(logits) != n:
         raise ValueError(f"{expected} shape ({n}, classes), got {tuple(logits.shape)}")
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #840bb10d
 @checked
 def correct(
     logits: Tensor,  # (n, classes)
@@ -65,7 +65,7 @@ def correct(
     _check_logits(logits, len(y), "`logits` must have")
     return (logits.argmax(1) == y) & logits.isfinite().all(1)
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #4c3c2309
 @checked
 def accuracy_of(
     logits: Tensor,  # (n, classes)
@@ -86,7 +86,7 @@ def calibration_error(
     gap = np.bincount(which, np.asarray(correct, float) - confidence, bins)
     return float(100 * np.abs(gap).sum() / max(1, len(which)))
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #5426a1bb
 @checked
 def measures(
     logits: Tensor,  # (n, classes)
@@ -134,7 +134,7 @@ def evaluate(
         raise ValueError("`batches` must hold at least one image")
     return dict(loss=loss / n, accuracy=100 * right / n, n=n)
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #0893b9e9
 @checked
 def accuracy(
     model: nn.Module,  # Images in [0, 1] to logits
@@ -169,7 +169,7 @@ def look_like_probabilities(
     "Whether every row is from 0 to 1 and sums to 1."
     return bool((z >= 0).all() and (z <= 1).all() and ((z.sum(1) - 1).abs() < 1e-3).all())
 
-
+# %% ../nbs/robustness/00_evaluation.ipynb #4d12e36b
 def check_model(
     model: nn.Module,  # To be stressed
     x: Tensor,  # Images (n, c, h, w)

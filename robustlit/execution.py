@@ -33,7 +33,7 @@ from .checks import at_least, checked, existing
 def _notebook_at(path: str, changed: int):
     return nbformat.read(path, as_version=4)
 
-
+# %% ../nbs/evidence/80_execution.ipynb #0d60e534
 @checked
 def read_notebook(
     path: Annotated[str | Path, existing],  # Of an .ipynb file
@@ -41,7 +41,7 @@ def read_notebook(
     "The notebook as nbformat reads it, read once until the file changes."
     return _notebook_at(str(path), os.stat(path).st_mtime_ns)
 
-
+# %% ../nbs/evidence/80_execution.ipynb #af1807ee
 @checked
 def tagged(
     cell: Mapping,  # Of a notebook
@@ -117,7 +117,7 @@ _one_at_a_time = threading.Lock()  # the environment belongs to the process
 def _formatted(path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")  # papermill fills in braces
 
-
+# %% ../nbs/evidence/80_execution.ipynb #7133a06d
 @checked
 def execute(
     job: Job,  # What to run, and where to

@@ -50,7 +50,7 @@ def _floating(x, name):
     if not dtype.is_floating_point:
         raise TypeError(f"`{name}` must be of a floating-point dtype, got {dtype}")
 
-
+# %% ../nbs/robustness/40_faults.ipynb #8454099a
 @checked
 def bit_fields(
     dtype: Annotated[torch.dtype, check_with(_floating, torch.int8)] = torch.float32,  # Any floating-point type
@@ -99,7 +99,7 @@ def _as_integers(x: Tensor) -> Tensor:
     "The memory of a float tensor as whole numbers of the same width."
     return x.detach().view(_integers[torch.finfo(x.dtype).bits])
 
-
+# %% ../nbs/robustness/40_faults.ipynb #90cc4b7e
 def _flip(x: Tensor, rate: float, positions: list, generator) -> tuple:
     "A copy of `x` with bits flipped at these positions, and how many were."
     flipped = _as_integers(x).clone(memory_format=torch.contiguous_format)
@@ -134,7 +134,7 @@ def looks_binary(
     "Whether a layer says that it is binary: by an attribute `binary`, else by its class's name."
     return bool(getattr(module, "binary", type(module).__name__.startswith("Binary")))
 
-
+# %% ../nbs/robustness/40_faults.ipynb #6e05f3a4
 def quantises(
     module: nn.Module,  # Any layer
 ) -> bool:  # Whether its float `weight` is only the master of quantised ones
@@ -145,7 +145,7 @@ def quantises(
     named = re.search(r"[Qq]uant|QAT|qat|LSQ|DoReFa|Int[1-8]|INT[1-8]|(?<![a-z])int[1-8]", name)
     return bool(named) or any("quant" in n and "weight" in n for n in [*vars(module), *module._modules])
 
-
+# %% ../nbs/robustness/40_faults.ipynb #03191425
 @dataclass
 class _Site:
     layer: str
@@ -175,7 +175,7 @@ def _binary_layers(model, binary):
     names = [binary] if isinstance(binary, str) else list(binary)
     return {check_choice(name, modules, "binary") for name in names}
 
-
+# %% ../nbs/robustness/40_faults.ipynb #644c8735
 def _all_sites(model, binary):
     "Every tensor of a network that faults may hit."
     known, stored, inputs = _binary_layers(model, binary), {}, []
@@ -190,7 +190,7 @@ def _all_sites(model, binary):
             inputs.append(_Site(name, "input", "activations", m.weight, False, m))
     return [*stored.values(), *inputs]
 
-
+# %% ../nbs/robustness/40_faults.ipynb #85890db8
 def _sites(model, where, layers, binary):
     "The sites of one kind, in these layers."
     found = [s for s in _all_sites(model, binary) if s.where == where]
@@ -230,7 +230,7 @@ class Faults:
     flipped: int = 0  # Bits that flipped
     exposed: int = 0  # Bits that could have
 
-
+# %% ../nbs/robustness/40_faults.ipynb #b433a952
 class _Replaced(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, value):
@@ -240,7 +240,7 @@ class _Replaced(torch.autograd.Function):
     def backward(ctx, grad):
         return grad, None
 
-
+# %% ../nbs/robustness/40_faults.ipynb #6e734972
 def _flip_inputs(rate, bits, generator, faults):
     "A hook that flips what a layer receives."
 
@@ -273,7 +273,7 @@ def _flipped_tensors(found, rate, bits, generator, faults):
         for s, old in zip(found, kept):
             _as_integers(getattr(s.module, s.tensor)).copy_(old)
 
-
+# %% ../nbs/robustness/40_faults.ipynb #612c56ed
 @checked
 @contextmanager
 def faulty(
@@ -321,7 +321,7 @@ def _score(model, x, y, batch_size):
         broken += (~finite).sum().item()
     return right, broken
 
-
+# %% ../nbs/robustness/40_faults.ipynb #720d1afc
 def _curves(model, where, layers, binary):
     "What `layers` of `fault_curve` asks for: label to the layers of `faulty`."
     each = dict.fromkeys(s.layer for s in _sites(model, where, None, binary))

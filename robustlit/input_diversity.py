@@ -8,22 +8,25 @@ Docs: https://robustlit.github.io/robustlit/robustness/input_diversity.html.md""
 __all__ = ['resized', 'gaussian_kernel', 'smoothed', 'DIM', 'TIM']
 
 # %% ../nbs/robustness/26_input_diversity.ipynb #cca465ed
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attacks import ATTACKS, LOSSES, TINY, Search, State, attack_loss, image_uniform, random_start
-from .checks import Count, Share, above, at_least, check_choice, checked
+from .attacks import ATTACKS, TINY, LossName, Search, State, attack_loss, image_uniform, random_start
+from .checks import Count, Share, above, at_least, at_most, check_with, checked
 
 # %% ../nbs/robustness/26_input_diversity.ipynb #7f6bf4d0
+_Kept = Annotated[float, above(0), at_most(1)]
+
+
+@checked
 def resized(
     x: Tensor,  # Images (n, c, h, w)
     u: Tensor,  # Uniform numbers (n, 4): whether, how large, where down, where right
-    smallest: float,  # Share of the side that is always kept
-    probability: float,  # Of being changed at all
+    smallest: _Kept,  # Share of the side that is always kept
+    probability: Share,  # Of being changed at all
 ) -> Tensor:  # Images of the same shape
     "Each image made smaller and put on a black sheet, or left as it is."
     n, _, h, w = x.shape
@@ -37,17 +40,25 @@ def resized(
     return torch.where((u[:, 0] < probability).view(-1, 1, 1, 1), small, x)
 
 # %% ../nbs/robustness/26_input_diversity.ipynb #051ce512
+def _is_odd(size, name):
+    if size % 2 == 0:
+        raise ValueError(f"`{name}` must be odd, so that the kernel has a middle, got {size}")
+
+# %% ../nbs/robustness/26_input_diversity.ipynb #051ce501
+_Odd = Annotated[int, at_least(1), check_with(_is_odd, 2)]
+
+
+@checked
 def gaussian_kernel(
-    size: Annotated[int, at_least(1)],  # Of a side, in pixels, odd
+    size: _Odd,  # Of a side, in pixels, odd
     sigma: Annotated[float, above(0)],  # In pixels
 ) -> Tensor:  # (size, size), of sum one
     "A bell."
-    if size % 2 == 0:
-        raise ValueError(f"`size` must be odd, so that the kernel has a middle, got {size}")
     line = torch.exp(-((torch.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     return torch.outer(line, line) / line.sum() ** 2
 
-
+# %% ../nbs/robustness/26_input_diversity.ipynb #051ce502
+@checked
 def smoothed(
     g: Tensor,  # Gradients (n, c, h, w)
     kernel: Tensor,  # (size, size)
@@ -69,15 +80,13 @@ class DIM:
         step_size: Annotated[float, at_least(0)] | None = None,  # Length of a step, in pixel units; eps / steps if None
         momentum: Annotated[float, at_least(0)] = 1.0,  # Share of the old direction that is kept
         probability: Share = 0.5,  # Of resizing
-        smallest: Annotated[float, above(0)] = 0.9,  # Share of the side that is always kept, at most 1
+        smallest: _Kept = 0.9,  # Share of the side that is always kept
         random_start: bool = False,  # Begin anywhere in the ball, or at the image
-        loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+        loss: LossName = "ce",  # A name in `LOSSES`, or a function
     ):
-        if smallest > 1:
-            raise ValueError(f"`smallest` must be at most 1, got {smallest}")
         self.steps, self.step_size, self.momentum, self.random_start = steps, step_size, momentum, random_start
         self.probability, self.smallest = probability, smallest
-        self.loss = loss if callable(loss) else check_choice(loss, LOSSES, "loss")
+        self.loss = loss
 
     def __call__(self, search: Search, s: State, r: int):
         "Attack the images of `s` in round `r`."
@@ -116,12 +125,12 @@ class TIM(DIM):
         steps: Count = 10,  # Gradients to take
         step_size: Annotated[float, at_least(0)] | None = None,  # Length of a step, in pixel units; eps / steps if None
         momentum: Annotated[float, at_least(0)] = 1.0,  # Share of the old direction that is kept
-        size: Annotated[int, at_least(1)] = 7,  # Side of the kernel, in pixels, odd; the paper takes 15 of 299
+        size: _Odd = 7,  # Side of the kernel, in pixels, odd; the paper takes 15 of 299
         sigma: Annotated[float, above(0)] = 3.0,  # Of the kernel, in pixels
         probability: Share = 0.0,  # Of resizing
-        smallest: Annotated[float, above(0)] = 0.9,  # Share of the side that is always kept, at most 1
+        smallest: _Kept = 0.9,  # Share of the side that is always kept
         random_start: bool = False,  # Begin anywhere in the ball, or at the image
-        loss: str | Callable = "ce",  # A name in `LOSSES`, or a function
+        loss: LossName = "ce",  # A name in `LOSSES`, or a function
     ):
         super().__init__(steps, step_size, momentum, probability, smallest, random_start, loss)
         self.kernel = gaussian_kernel(size, sigma)

@@ -28,7 +28,7 @@ from robustlit.attacks import (
     State,
     Threat,
     _check,
-    _Mode,
+    ModelMode,
     image_uniform,
     untouched,
     worst_images,
@@ -54,11 +54,11 @@ from .intake import AnyImages, AnyLabels
 def _wide(v):
     return v.view(-1, 1, 1, 1)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #ccc962d6
 def _far(x, a):
     return (a - x).flatten(1).norm(dim=1)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #936402ac
 @dataclass
 class Smallest:
     "The nearest wrong images that were found, a row an image."
@@ -99,11 +99,11 @@ def _broken(search, s, z):
     ahead = -search.threat.score(s.i, z)
     return search.threat.wins(s.i, z) & (ahead > 16 * torch.finfo(z.dtype).eps * z.abs().amax(1))
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #3cbac6ba
 def _slope(v, a):
     return torch.autograd.grad(v, a, retain_graph=True, materialize_grads=True)[0]
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #11551a54
 @checked
 def input_slopes(
     search: Search,  # Whom to ask, and where to count it
@@ -183,7 +183,7 @@ def saliency(
     "How much a change helps the goal and hurts the others."
     return torch.where((alpha * beta < 0) & torch.where(alpha > 0, up, down), (alpha * beta).abs(), 0)
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #e220cdee
 @checked
 def best_pair(
     alpha: Tensor,  # Slopes of the goal's score (n, pixels)
@@ -263,7 +263,7 @@ def _note(search, s, t, won, kappa):
     nearer = good & (t.far < s.far[t.row])
     s.far[t.row[nearer]], s.best[t.row[nearer]] = t.far[nearer], t.a[nearer]
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #774bb159
 def _adam(t, k, lr, kappa):
     "One step on w, whose slope follows from the image's: dx'/dw = 2 x' (1 - x')."
     push = _wide(t.c * (t.value < kappa))
@@ -374,7 +374,7 @@ def _serves(search: Search, s: State, a: Tensor) -> Tensor:
     "Whether the answer is one that the attacker wants (n,)."
     return search.threat.wins(s.i, search.query(s, a))
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #aef10786
 def _halve(search: Search, s: State, start: Tensor, far: Tensor):
     "Move from `start` towards the images, to the border."
     s.low, s.high = far.new_zeros(len(s.i)), far.new_ones(len(s.i))
@@ -458,7 +458,7 @@ def _made(attack, options):
     rules = {k: v for k, v in options.items() if k in RULES}
     return make(**{k: v for k, v in options.items() if k in own}) if make else attack, rules
 
-
+# %% ../nbs/robustness/20_minimal_attacks.ipynb #024513a4
 @checked
 def smallest(
     model: nn.Module,  # Images in [0, 1] to logits
@@ -467,7 +467,7 @@ def smallest(
     attack: _Attack = "deepfool",  # A name in `SMALLEST`, or an attack already made
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds "boundary"; torch's own if None
-    mode: _Mode = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: ModelMode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."

@@ -56,7 +56,7 @@ def load_or_train(
     save_atomically(dict(weights=model.state_dict(), uses=entry_digests(used, loaded=True)), path)
     return model.eval()
 
-
+# %% ../nbs/learning/40_models.ipynb #978d4cf2
 def _kept(path: Path, device: torch.device) -> dict | None:
     "The weights of a file, whose uses are noted again; None if there are none, or what they were made of has changed."
     if not path.exists():

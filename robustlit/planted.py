@@ -41,7 +41,7 @@ PLANTED = {
 def _digits(seed: int) -> Dataset:
     return load("digits", seed=seed)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #c2f2410d
 @checked
 def held_out(
     seed: Seed = 0,  # Of the split into training and test images
@@ -50,7 +50,7 @@ def held_out(
     data = _digits(seed)
     return as_images(data.x_test[:200]), data.y_test[:200]
 
-
+# %% ../nbs/robustness/65_planted.ipynb #c324f051
 def _fit(model: nn.Sequential, seed: int, epochs: int = 12, parameters=None, xy=None) -> nn.Sequential:
     "Train on the digits (or on `xy`, uint8 images and labels), then put into eval mode."
     data, generator = _digits(seed), torch.Generator().manual_seed(seed)
@@ -69,7 +69,7 @@ def linear(
     set_seed(seed)
     return _fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), seed, epochs=20), *held_out(seed)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #fa590074
 @checked
 def closed_form_accuracy(
     model: nn.Module,  # Linear in its images, as that of `linear`
@@ -96,7 +96,7 @@ def _mlp(width: int = 100, *, first: tuple = (), between: tuple = (nn.ReLU,), n_
     layers = [*first, nn.Flatten(), nn.Linear(64, width), *(layer() for layer in between), nn.Linear(width, n_out)]
     return nn.Sequential(*layers)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #e0ff029a
 @checked
 def saturated(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -117,7 +117,7 @@ class Rounded(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return h + (h.round() - h).detach() if self.training else h.round()
 
-
+# %% ../nbs/robustness/65_planted.ipynb #9bf0d149
 @checked
 def zero_gradient(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -126,7 +126,7 @@ def zero_gradient(
     set_seed(seed)
     return _fit(_mlp(between=(nn.ReLU, Rounded)), seed), *held_out(seed)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #d7552ac4
 @checked
 def clamped(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -154,7 +154,7 @@ class Stairs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (7 * x).round() / 7 + self.height * (2 * math.pi * self.waves * x + self.phase).sin()
 
-
+# %% ../nbs/robustness/65_planted.ipynb #02e0a843
 @checked
 def shattered(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -170,7 +170,7 @@ class Noise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + 0.15 * torch.randn_like(x)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #9e2956cc
 @checked
 def randomised(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -179,7 +179,7 @@ def randomised(
     set_seed(seed)
     return _fit(_mlp(first=(Noise(),)), seed, epochs=15), *held_out(seed)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #6c8c1785
 @checked
 def batch_dependent(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -199,7 +199,7 @@ def softmax_outputs(
     set_seed(seed)
     return nn.Sequential(_fit(_mlp(), seed), nn.Softmax(1)).eval(), *held_out(seed)
 
-
+# %% ../nbs/robustness/65_planted.ipynb #aabe0aca
 @checked
 def other_range(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -232,7 +232,7 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
-
+# %% ../nbs/robustness/65_planted.ipynb #e430c839
 @checked
 def normalised_outside(
     seed: Seed = 0,  # Of the split, the weights and the order
@@ -265,7 +265,7 @@ class Guarded(nn.Module):
         extra = logits.new_full((len(x), len(self.refusal) - 10), -10.0)
         return torch.where(self.guard(x).argmax(1)[:, None] == 1, self.refusal, torch.cat([logits, extra], 1))
 
-
+# %% ../nbs/robustness/65_planted.ipynb #f7fe3692
 @checked
 def detector(
     seed: Seed = 0,  # Of the split, the weights, the order and the noise

@@ -6,7 +6,8 @@ Docs: https://robustlit.github.io/robustlit/evidence/plots.html.md"""
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'house_style', 'ordered_colours', 'spread', 'curve_with_spread', 'curve_panels', 'image_grid',
-           'heat_table', 'caption', 'about_records', 'needs_records', 'show', 'live_picture', 'save_figure']
+           'heat_table', 'caption', 'about_records', 'needs_records', 'show', 'mean_table', 'live_picture',
+           'save_figure']
 
 # %% ../nbs/evidence/70_plots.ipynb #e0c2163e
 import functools
@@ -14,29 +15,30 @@ import io
 import itertools
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import ipywidgets as widgets
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .checks import Count, above, at_least, check_choice, checked, one_of
 from .experiments import PROFILES, find_experiment, known_experiments
 from .files import write_atomically
 from .records import largest, project_folder
 from .statistics import t_interval
+
+if TYPE_CHECKING:
+    import ipywidgets as widgets  # chkstyle: ignore
 
 # %% ../nbs/evidence/70_plots.ipynb #cb57f4d1
 COLOURS = ("#1d679a", "#b98b19", "#0aa781", "#984f12", "#8c91b4", "#6a5f62")
@@ -71,7 +73,10 @@ _style = {
 def house_style():
     "Make matplotlib draw in the house style from here on, and notebooks keep JPEG."
     plt.style.use(_style)
-    if get_ipython() is not None:  # outside a notebook, asking for a format would start a shell
+    shell = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:  # elsewhere, asking for a format would start one
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 85})
 
 # %% ../nbs/evidence/70_plots.ipynb #d88f8277
@@ -106,7 +111,7 @@ def _bounds(v: np.ndarray, interval):
         return (m - v.std(ddof=1), m + v.std(ddof=1)) if many else (np.nan, np.nan)
     return (v.min(), v.max()) if interval == "range" else (np.nan, np.nan)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #c46bb8e9
 @checked
 def spread(
     df: pd.DataFrame,  # Tidy rows
@@ -139,7 +144,7 @@ def _group_colours(groups, colours):
         raise ValueError(f"`group` must have at most {len(COLOURS)} values to stay legible, got {len(groups)}")
     return dict(zip(groups, COLOURS))
 
-
+# %% ../nbs/evidence/70_plots.ipynb #1be8d5ad
 def _draw(ax, p, style, label, colour, marker):
     "One line with its band or bars."
     ends = (p["mean"] - p["low"]).fillna(0), (p["high"] - p["mean"]).fillna(0)
@@ -149,7 +154,7 @@ def _draw(ax, p, style, label, colour, marker):
     ax.plot(p.x, p["mean"], label=label, color=colour, marker=marker)
     ax.fill_between(p.x, p["mean"] - ends[0], p["mean"] + ends[1], color=colour, alpha=0.2, linewidth=0)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #55841ceb
 def _count(n):
     low, high = n.min(), n.max()
     return f"n = {low}" if low == high else f"n = {low} to {high}"
@@ -198,8 +203,11 @@ def curve_panels(
     size: tuple[_Positive, _Positive] = (6.4, 4.7),  # Of the figure, in inches
     ylim: tuple[float, float] = (0, 101),  # Of all panels
     labels: tuple[str, str] = ("", ""),  # Of the two axes, written once
-) -> tuple:  # The figure and its axes, a flat array
+    title: str = "",  # Above the figure, with the caption of `df`, which is then from `robustlit.records.records`
+) -> tuple | None:  # The figure and its axes, a flat array; None where there are no records
     "A grid of `curve_with_spread`, one legend beside it."
+    if title and not len(df):
+        return print(about_records(df))
     fig, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, layout="constrained", squeeze=False)
     colours = ordered_colours(df[group].unique())
     for ax, value in zip(axes.flat, values):
@@ -211,6 +219,8 @@ def curve_panels(
             line.set(markersize=3, linewidth=1.2)
     axes[-1, shape[1] // 2].set_xlabel(labels[0], fontsize=8), fig.supylabel(labels[1], fontsize=8)
     fig.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", fontsize=7, ncols=4)
+    if title:
+        fig.suptitle(f"{title}\n{caption(df, [group])}", fontsize=8)
     return fig, axes.ravel()
 
 # %% ../nbs/evidence/70_plots.ipynb #d3e6915c
@@ -227,7 +237,7 @@ def _pictures(images):
         raise ValueError(f"`images` must lie in [0, 1], got {images.min():.3g} to {images.max():.3g}")
     return [i[0] if len(i) == 1 else i.transpose(1, 2, 0) for i in images.detach().cpu().numpy()]
 
-
+# %% ../nbs/evidence/70_plots.ipynb #b8c06309
 @checked
 def image_grid(
     images,  # Tensor (n, c, h, w) or (n, h, w), floats in [0, 1] or uint8, or a list of images
@@ -288,12 +298,12 @@ def _machine(text):
     m = re.fullmatch(r"cpu, (\d+) cores?, (.+)", str(text))
     return f"{m[1]}-core {m[2].removesuffix(' Processor').removesuffix(' CPU')} CPU" if m else str(text)
 
-
+# %% ../nbs/evidence/70_plots.ipynb #003ee1df
 def _listed(values):
     *most, last = values
     return f"{', '.join(most)} and {last}" if most else last
 
-
+# %% ../nbs/evidence/70_plots.ipynb #c49b8f38
 @checked
 def caption(
     df: pd.DataFrame,  # Rows with the provenance columns of `robustlit.records.records`
@@ -320,7 +330,7 @@ def _suggested(name, asked="cpu"):
     own = [p for p in PROFILES if name not in known_experiments() or p in find_experiment(name).profiles]
     return [own[0], *(p for p in own if PROFILES.index(p) <= PROFILES.index(asked))][-1]
 
-
+# %% ../nbs/evidence/70_plots.ipynb #e56658d8
 @checked
 def about_records(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
@@ -333,22 +343,28 @@ def about_records(
     command = f"robustlit sweep {name or 'NAME'} --profile {_suggested(name)} -g seed 0:3"
     return f"No records{f' of {name}' * bool(name)} yet: `{command}` makes them"
 
-
+# %% ../nbs/evidence/70_plots.ipynb #ef67e0ec
 @checked
 def needs_records(
-    draw: Callable,  # Takes rows from `records` first and shows them
-) -> Callable:  # The same; without rows it prints one sentence and returns None
+    draw: Callable,  # Takes rows from `records`, of one experiment or of several, and shows them
+) -> Callable:  # The same; without rows of any of them it prints one sentence for each and returns None
     "A figure or table of records that says so where there are none."
 
     @functools.wraps(draw)
-    def shown(found, *args, **kwargs):
-        if len(found):
-            return draw(found, *args, **kwargs)
-        print(about_records(found))
+    def shown(*args, **kwargs):
+        tables = [a for a in (*args, *kwargs.values()) if isinstance(a, pd.DataFrame)]
+        if all(map(len, tables)):
+            return draw(*args, **kwargs)
+        print(*(about_records(t) for t in tables if not len(t)), sep="\n")
 
     return shown
 
 # %% ../nbs/evidence/70_plots.ipynb #76c2ecdf
+def _of_interest(found, where):
+    "The rows of which the words are true; an empty table knows no columns to ask."
+    return found.query(where) if where and len(found) else found
+
+
 def _axis(found, x, y, ax):
     "Words for the axes: the unit of a strength, percent for accuracy."
     units = [u for u in found["unit"].unique() if u] if x == "strength" and "unit" in found.columns else []
@@ -356,7 +372,7 @@ def _axis(found, x, y, ax):
     if y == "accuracy":
         ax.set(ylabel="accuracy (%)", ylim=(0, 101))
 
-
+# %% ../nbs/evidence/70_plots.ipynb #ab0fb683
 def _legend(fig, axes, lines):
     "One legend below all panels, of every line that some panel has."
     named = {}
@@ -384,11 +400,13 @@ def show(
     colours: Mapping | None = None,  # Value of `lines` to colour, where several figures must agree
     cols: Count = 2,  # Panels a row, at most
     title: str = "",  # Above the figure
+    where: str = "",  # Draw only these rows, in the words of `DataFrame.query`
+    axes: Mapping | None = None,  # What else to set on every panel, as for `Axes.set`
 ) -> Figure | None:  # None where there are no records
     "Mean and spread over seeds with a caption; one sentence where there are no records."
+    found = largest(_of_interest(found, where))
     if not len(found):
         return print(about_records(found))
-    found = largest(found)
     for name, column in dict(x=x, y=y, by=by, panels=panels, lines=lines).items():
         if column is not None:
             check_choice(column, list(found.columns), name)
@@ -396,29 +414,61 @@ def show(
     cols, groups = min(cols, len(values)), list(found[lines].unique()) if lines else []
     grid = (-(-len(values) // cols), cols)
     size = (5.2, (2.3 if cols > 1 else 2.9) * grid[0] + 0.6 + 0.2 * -(-len(groups) // 4))
-    fig, axes = plt.subplots(*grid, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    fig, grid = plt.subplots(*grid, figsize=size, sharey=True, squeeze=False, layout="constrained")
     colours = _group_colours(groups, colours) if lines else None
-    for ax, value in zip(axes.flat, values):
+    for ax, value in zip(grid.flat, values):
         part = found if panels is None else found[found[panels] == value]
         curve_with_spread(ax, part, x, y, lines, by, interval, style, colours)
         _axis(part, x, y, ax), ax.set_title("" if panels is None else str(value).replace("_", " "), fontsize=9)
-    for ax in axes.flat[len(values) :]:
+        ax.set(**(axes or {}))
+    for ax in grid.flat[len(values) :]:
         ax.axis("off")
     fig.suptitle(textwrap.fill(title, 70), fontsize=10)
     about = f"{_intervals[interval]}; {caption(found, [*filter(None, (panels, lines))] or None)}"
     fig.supxlabel(textwrap.fill(about, 80), fontsize=8)
-    _legend(fig, axes.flat[: len(values)], lines)
+    _legend(fig, grid.flat[: len(values)], lines)
     below = 0.17 * len(fig.get_supxlabel().splitlines()) / size[1] if lines else 0  # the legend stands on the caption
     fig.set_layout_engine("constrained", rect=(0, below, 1, 1 - below))
     return fig
+
+# %% ../nbs/evidence/70_plots.ipynb #f850f2dd
+_Columns = str | Sequence[str]
+
+
+@checked
+def mean_table(
+    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
+    rows: _Columns,  # Columns whose values stand at the left
+    columns: _Columns,  # Columns whose values stand above
+    y: _Columns = "accuracy",  # Columns of what was measured
+    where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
+    sd: bool = False,  # Whether the standard deviation over seeds is told too; the entries are text then
+    sort: bool = True,  # Whether settings stand in the order of their values, else as they come
+    decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
+) -> pd.DataFrame | None:  # None where there are no records
+    "Means by setting; one sentence where there are no records."
+    found = _of_interest(found, where)
+    if not len(found):
+        return print(about_records(found))
+    names = [[v] if isinstance(v, str) else [*v] for v in (rows, columns, y)]
+    for name, asked in zip(("rows", "columns", "y"), names):
+        _ = [check_choice(column, list(found.columns), name) for column in asked]
+    table = lambda of: found.pivot_table(y, *names[:2], aggfunc=of, sort=sort)
+    if not sd:
+        return table("mean").round(decimals)
+    mean, sds = table("mean"), table("std")
+    as_text = lambda t: t.reindex(mean.index, columns=mean.columns).map(f"{{:.{decimals}f}}".format)
+    return as_text(mean) + " ± " + as_text(sds)
 
 # %% ../nbs/evidence/70_plots.ipynb #def325ae
 @checked
 def live_picture(
     draw: Callable,  # Takes the knobs' values by name and returns a figure, which is closed
     knobs: Mapping,  # Widget by name; each has a `value`
-) -> widgets.Image:  # A widget; the first picture is drawn at once
+) -> "widgets.Image":  # A widget; the first picture is drawn at once
     "A picture that is drawn anew whenever a knob is turned."
+    import ipywidgets as widgets
+
     shown = widgets.Image(format="jpeg")
 
     def redraw(change=None):

@@ -32,7 +32,7 @@ def _git(*args: str) -> str | None:
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
-
+# %% ../nbs/evidence/10_provenance.ipynb #2520fb76
 @functools.cache
 def git_commit() -> str | None:  # For example '3f9a1c2b7d10-dirty'; None where the package is not in a git repository
     "Commit of the package's source as this process first saw it, with `-dirty` if it was edited since."
@@ -41,7 +41,7 @@ def git_commit() -> str | None:  # For example '3f9a1c2b7d10-dirty'; None where 
     commit, changes = _git("rev-parse", "--short=12", "HEAD"), _git("status", "--porcelain", "--", ".")
     return commit and commit + ("-dirty" if changes else "")
 
-
+# %% ../nbs/evidence/10_provenance.ipynb #d50b14b4
 def hardware() -> str:  # For example 'cpu, 2 cores, AMD EPYC'
     "The processor that runs this, by number of cores and name."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -73,7 +73,7 @@ class Meter:
         self.gpu_mb, self.peak_mb = round(gpu / 2**20, 1), _peak_mb()
         self.hardware = torch.cuda.get_device_name() if gpu else hardware()
 
-
+# %% ../nbs/evidence/10_provenance.ipynb #c492fafc
 def _peak_mb() -> float:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

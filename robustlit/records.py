@@ -29,7 +29,7 @@ import pyarrow as pa
 from .checks import Count, checked, existing, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
-from .experiments import _renamed_to, _size, _text, canonical
+from .experiments import ProfileName, _renamed_to, _size, _text, canonical
 from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
@@ -43,7 +43,7 @@ from .store import NewerRecord, project_folder, read_records  # noqa: F401  # ch
 def _no_confirmations() -> dict:
     return dict(confirmed=[], uses=[], definitions={})
 
-
+# %% ../nbs/evidence/40_records.ipynb #97dc5070
 def _as_confirmations(told: typing.Any) -> dict:
     "The contents of a file of confirmations, checked; its first form was a list."
     if isinstance(told, list):
@@ -87,7 +87,7 @@ def _record_texts(parameters: str) -> dict:
 def _added_texts(added: str) -> dict:
     return {k: _text(canonical(v)) for k, v in json.loads(added).items()}
 
-
+# %% ../nbs/evidence/40_records.ipynb #c694716f
 def _texts(exp: Experiment, record: Record) -> dict:
     "Canonical text of every parameter of a record, later ones included."
     return _added_texts(_text(exp.added)) | _record_texts(record.about["parameters"])
@@ -181,7 +181,7 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
 @checked
 def recorded(
     fn: str | Experiment,  # An experiment or its name
-    profile: str = "smoke",  # 'smoke', 'cpu' or 'paper'
+    profile: ProfileName = "smoke",  # 'smoke', 'cpu' or 'paper'
     force: bool = False,  # Run again although there is a record
     store: Store | None = None,  # Where to look and write; by default the project's
     **params,  # Parameters of the experiment; None means the profile's choice
@@ -207,7 +207,7 @@ def recorded(
 @checked
 def key_of(
     fn: str | Experiment,  # An experiment or its name
-    profile: str = "smoke",  # Where parameters that are not given come from
+    profile: ProfileName = "smoke",  # Where parameters that are not given come from
     **params,  # Parameters of the experiment
 ) -> str:  # 16 hexadecimal digits
     "The key of a run, without running it."
@@ -218,7 +218,7 @@ def key_of(
 @checked
 def missing(
     fn: str | Experiment,  # An experiment or its name
-    profile: str = "smoke",  # Where parameters that are not in the grid come from
+    profile: ProfileName = "smoke",  # Where parameters that are not in the grid come from
     grid: Mapping | None = None,  # Parameter to the values it takes
     store: Store | None = None,  # Where to look; by default the project's
 ) -> list:  # Of parameter dicts, in the order of the grid

@@ -110,7 +110,7 @@ def _panel(ax, part: pd.DataFrame, clean: float):
     ax.set(xlabel=part["unit"].iloc[0], ylabel="accuracy (%)", ylim=(0, 101))
     ax.legend(fontsize=7)
 
-
+# %% ../nbs/robustness/70_report.ipynb #4b563167
 _Rows = Annotated[pd.DataFrame, with_columns("suite", "stressor", "strength", "unit", "accuracy")]
 
 
@@ -131,7 +131,7 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem 
 table{border-collapse:collapse;font-size:13px;margin:1rem 0}td,th{padding:.15rem .6rem;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child,.words td{text-align:left}.red{color:#b00;font-weight:bold}img{max-width:100%}"""
 
-
+# %% ../nbs/robustness/70_report.ipynb #81994e91
 def _wide(rows: pd.DataFrame) -> str:
     "Accuracy by stressor and strength, a table a suite."
     parts = []
@@ -142,7 +142,7 @@ def _wide(rows: pd.DataFrame) -> str:
             parts.append(table.to_html(float_format="{:.1f}".format, border=0))
     return "\n".join(parts)
 
-
+# %% ../nbs/robustness/70_report.ipynb #5263d630
 def _audit_html(checks: pd.DataFrame) -> str:
     cells = zip(checks["check"], checks["kind"], checks["red"], checks["finding"])
     told_red = {True: "<span class=red>red</span>", False: "ok"}
@@ -154,7 +154,7 @@ def _audit_html(checks: pd.DataFrame) -> str:
     head = "<tr><th>check</th><th>kind</th><th></th><th>finding</th></tr>"
     return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{text}</p><table class=words>{head}{''.join(rows)}</table>"
 
-
+# %% ../nbs/robustness/70_report.ipynb #679b96d2
 @checked
 def report_page(
     title: str,  # Name of the model

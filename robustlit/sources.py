@@ -292,7 +292,7 @@ def _cifar_arrays(path):
     sets = [getattr(tv, _CIFAR[path.name])(path.parent, train=t, download=False) for t in (True, False)]
     return [(s.data, np.array(s.targets)) for s in sets], {"classes": np.array(sets[0].classes)}
 
-
+# %% ../nbs/learning/12_sources.ipynb #8ae8df8e
 def _idx_arrays(path):
     "Images and labels of training and test from MNIST's four idx files."
     from torchvision import datasets as tv
@@ -510,7 +510,7 @@ def _refuse_near_miss(name, argument="name"):
             f"`{argument}` is unknown: {name!r}; did you mean {meant!r}? Known: {', '.join(KNOWN.names())}"
         )
 
-
+# %% ../nbs/learning/12_sources.ipynb #090998a2
 def _is_dataset(name, argument):
     if name not in KNOWN:
         _refuse_near_miss(name, argument)

@@ -48,7 +48,7 @@ def _vector(values, name):
         raise ValueError(f"`{name}` must hold at least one number in one dimension, got shape {out.shape}")
     return out
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #13124364
 _Confidence = Annotated[float, above(0), below(1)]
 
 
@@ -86,7 +86,7 @@ def _matched(a, b):
         raise ValueError(f"`a` and `b` must be equally long to be paired, got {len(a)} and {len(b)}")
     return a, b
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #28000147
 @checked
 def paired_difference(
     a: Iterable,  # Seed to number as a Series or dict, or numbers in the order of the seeds
@@ -143,7 +143,7 @@ def _cells(found, on, value, y, by, over):
     points = part.groupby([*over], sort=False, dropna=False) if over else [((), part)]
     return {point: rows.groupby(by)[y].mean() for point, rows in points}
 
-
+# %% ../nbs/evidence/50_statistics.ipynb #9dc35322
 def _entry(a: pd.Series, b: pd.Series) -> dict:
     d = paired_difference(a, b)
     effect = "better" if d.low > 0 else "worse" if d.high < 0 else "not told apart"
@@ -187,11 +187,18 @@ def worded(
     table: pd.DataFrame,  # From `differences`, or a part of it that is one family of its own
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
     decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
-) -> pd.Series:  # For example '+1.2 [+0.4, +2.0] *'
+    columns: str | None = None,  # "pair", or a column of the points: its values stand above, the others' at the left
+) -> pd.Series | pd.DataFrame:  # For example '+1.2 [+0.4, +2.0] *'; with `columns` a wide table
     "Differences as text, with a star where they stay below p = 0.05 after Holm's correction."
     ends, k = zip(table["mean"], table["low"], table["high"]), decimals
     text = pd.Series(
         [f"{mean:+.{k}f} [{low:+.{k}f}, {high:+.{k}f}]" for mean, low, high in ends], table.index, dtype=str
     )
     adjusted = holm(table["p"].fillna(1)) if family and len(table) else table["p_holm"]
-    return text + adjusted.lt(0.05).map({True: " *", False: ""})
+    text = text + adjusted.lt(0.05).map({True: " *", False: ""})
+    if columns is None:
+        return text
+    point = list(table.columns[: table.columns.get_loc("mean")])
+    rest = [c for c in point if c != check_choice(columns, point, "columns")]
+    wide = table.assign(text=text).set_index([*rest, columns])["text"].unstack(columns)
+    return wide.reindex(table.set_index(rest).index.unique() if rest else None)[table[columns].unique()]

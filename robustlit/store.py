@@ -92,7 +92,7 @@ def _plain(value):
         return None if math.isnan(value) else int(value) if value.is_integer() else value
     return value
 
-
+# %% ../nbs/evidence/30_store.ipynb #bbb99eff
 def _values(column) -> list:
     "A column's values as they enter the checksum."
     kind, values = column.type, column.to_pylist()
@@ -107,7 +107,7 @@ def _short(text: str | None) -> str | None:
     "A long text, which many records share, by its digest."
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
-
+# %% ../nbs/evidence/30_store.ipynb #6d84a4da
 def _checksum(about: dict, rows: dict) -> str:
     kept = COLUMNS[about.get("schema") or 1]
     about = {k: _short(about.get(k)) if k in ONCE else _plain(about.get(k)) for k in kept if k != "checksum"}
@@ -194,11 +194,11 @@ def run_record(
 class DamagedRecord(Exception):
     "A record's file that cannot be read, or whose contents are not what was written."
 
-
+# %% ../nbs/evidence/30_store.ipynb #844c4ce9
 class ForeignRecord(DamagedRecord):
     "A record whose key, or place, is not that of its experiment, version and parameters."
 
-
+# %% ../nbs/evidence/30_store.ipynb #07155055
 class NewerRecord(Exception):
     "A record of a schema that this robustlit does not know."
 
@@ -220,7 +220,7 @@ def _read_table(path: str | Path, many: bool = True, **options) -> pa.Table:
     texts = [k for k, kind in PROVENANCE.items() if kind == pa.string() and k in names]
     return pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts, **options).read(use_threads=False)
 
-
+# %% ../nbs/evidence/30_store.ipynb #4fc4435e
 def _listed(column) -> list:
     "The values of a column; the few of a dictionary are made once only."
     if not pa.types.is_dictionary(column.type):
@@ -231,7 +231,7 @@ def _listed(column) -> list:
         found += [None if i is None else values[i] for i in chunk.indices.to_pylist()]
     return found
 
-
+# %% ../nbs/evidence/30_store.ipynb #ef477968
 def _known_columns(table: pa.Table) -> list:
     "Which columns are provenance: an early record may have one of its own of a name that came later."
     own, names = {c for text in {*_listed(table["columns"])} for c in json.loads(text)}, {*table.column_names}
@@ -252,14 +252,14 @@ class _Part:
     def key(self) -> str:
         return self.record.about["key"] if self.record else self.raw["key"][0].as_py()
 
-
+# %% ../nbs/evidence/30_store.ipynb #65e28e68
 def _heads(table: pa.Table, columns: list, starts) -> list:
     "A dict for each of these rows."
     heads = table.select(columns)
     heads = heads.take(pa.array(starts, pa.int64())) if len(starts) > 1 else heads.slice(starts[0], len(starts))
     return [dict(zip(columns, values)) for values in zip(*(_listed(heads[c]) for c in columns))]
 
-
+# %% ../nbs/evidence/30_store.ipynb #0cdaffd3
 def _split(table: pa.Table) -> list:
     "The parts of a table, none of them verified."
     schemas = _listed(table["schema"]) if "schema" in table.column_names else [1]
@@ -318,7 +318,7 @@ def _parts_of(path: str | Path, many: bool = True) -> list:
         p.problem = NewerRecord(path, p.problem.schema) if isinstance(p.problem, NewerRecord) else p.problem
     return parts
 
-
+# %% ../nbs/evidence/30_store.ipynb #e5c845ef
 @checked
 def read_records(
     path: Annotated[str | Path, existing],  # A record's file or a packed table
@@ -335,7 +335,7 @@ def _write_table(path: Path, table: pa.Table, exclusive: bool = False, **options
     options = dict(compression="zstd") | options
     return write_atomically(path, lambda f: pq.write_table(table, f, **options), exclusive)
 
-
+# %% ../nbs/evidence/30_store.ipynb #0ca86ce1
 def _write_run(path: Path, table: pa.Table) -> bool:
     "Write the file of one run, unless it is there: small, and quick to open among thousands."
     quick = dict(compression="snappy", use_dictionary=len(table) > 64, write_statistics=False)
@@ -363,7 +363,7 @@ def _shelve(folder: Path, seen: dict):
     for path in {*folder.glob(".shelf-????????")} - written:
         path.unlink(missing_ok=True)
 
-
+# %% ../nbs/evidence/30_store.ipynb #ec8bd238
 def _shelf(group: list, own: list) -> pa.Table:
     group = sorted(group, key=lambda g: _order(g[2]))
     rows = _joined([r for _, _, r in group], own)
@@ -380,7 +380,7 @@ def _shelf(group: list, own: list) -> pa.Table:
 def _order(record: Record) -> tuple:
     return record.about["version"], record.about["parameters"], record.about["key"]
 
-
+# %% ../nbs/evidence/30_store.ipynb #5e5b9176
 def _joined(records: list, own: list) -> pa.Table:
     "The rows of records one below the other; `ArrowInvalid` where their columns are of kinds that do not go together."
     runs = []
@@ -391,7 +391,7 @@ def _joined(records: list, own: list) -> pa.Table:
             runs.append([r._source, r._start, r._stop])
     return pa.concat_tables([source.select(own).slice(a, b - a) for source, a, b in runs])
 
-
+# %% ../nbs/evidence/30_store.ipynb #5556396e
 def _unshelve(folder: Path) -> dict:
     "From name of file to ((size, time of change), record), for all that is on the shelves of a folder."
     seen, known = {}, [*PROVENANCE, *_shelf_columns]
@@ -415,12 +415,12 @@ def project_folder() -> Path:  # An absolute path
     here = Path.cwd()
     return next((p for p in [here, *here.parents] if (p / "results").is_dir() or (p / "settings.ini").is_file()), here)
 
-
+# %% ../nbs/evidence/30_store.ipynb #d075a062
 def _folder(given: str | Path | None, what: str) -> Path:
     chosen = given or os.environ.get(f"ROBUSTLIT_{what.upper()}") or project_folder() / what
     return Path(chosen).expanduser().absolute()
 
-
+# %% ../nbs/evidence/30_store.ipynb #ccfe05d3
 def _shipped() -> Path:
     "The tables that came with the package: in a checkout its `results`, installed a folder beside the modules."
     package = Path(robustlit.__file__).absolute().parent
@@ -472,9 +472,7 @@ class Store:
 
     def names(self) -> list:
         "Experiments that have records, for example 'metaplasticity/forgetting'."
-        tables = [p.relative_to(f).with_suffix("") for f in self._folders for p in f.glob("*/*.parquet")]
-        runs = [p.parent.relative_to(self.runs) for p in self.runs.glob("*/*/*.parquet") if _attempt(p)]
-        return sorted({p.as_posix() for p in tables + runs if re.fullmatch(r"\w+/\w+", p.as_posix())})
+        return _names_in(self._folders, self.runs)
 
     def write(self, record: Record, force: bool = False) -> Record:
         "File a fresh record and return the one that counts: an earlier one stays unless `force` adds a newer attempt."
@@ -485,6 +483,13 @@ def _attempt(path: Path) -> int:
     "1 for `key.parquet`, 2 for `key.2.parquet`, 0 for other files."
     parts = path.name.split(".")
     return 1 if len(parts) == 2 else int(parts[1]) if len(parts) == 3 and parts[1].isdecimal() else 0
+
+# %% ../nbs/evidence/30_store.ipynb #395b1724
+def _names_in(tables: list, runs: Path) -> list:
+    "Experiments that have a table in one of these folders, or a file among the runs."
+    packed = [p.relative_to(f).with_suffix("") for f in tables for p in f.glob("*/*.parquet")]
+    fresh = [p.parent.relative_to(runs) for p in runs.glob("*/*/*.parquet") if _attempt(p)]
+    return sorted({p.as_posix() for p in packed + fresh if re.fullmatch(r"\w+/\w+", p.as_posix())})
 
 # %% ../nbs/evidence/30_store.ipynb #67a0a4bc
 def _file(store: Store, record: Record, force: bool) -> Record:
@@ -536,7 +541,7 @@ def _fresh(folder: Path, key: str = "") -> list:
 def _unknown(stamps: dict, seen: dict) -> list:
     return [n for n, stamp in stamps.items() if n not in seen or seen[n][0] != stamp]
 
-
+# %% ../nbs/evidence/30_store.ipynb #4ad9fc04
 def _from_shelf(folder: Path, stamps: dict, seen: dict):
     "Take what is on the shelf and has not changed since."
     for name, (stamp, record) in _unshelve(folder).items():
@@ -557,7 +562,7 @@ def _file_part(path: Path) -> _Part | None:
         return _Part(pa.table({}), None, several, path, _attempt(path))
     return _named_right(parts[0], path)
 
-
+# %% ../nbs/evidence/30_store.ipynb #2b5677db
 def _named_right(part: _Part, path: Path) -> _Part:
     "The part with the problem that its key is not that of its file, if so."
     part.path, part.attempt = path, _attempt(path)
@@ -589,7 +594,7 @@ def _gathered(store: Store, name: str, key: str = "") -> list:
     order = lambda p: p.attempt or (0 if (p.key, p.record.about["checksum"]) in files else 1.5)
     return sorted(found, key=lambda p: (order(p), p.record.about["started"]))
 
-
+# %% ../nbs/evidence/30_store.ipynb #3b8ea4ec
 def _misplaced(part: _Part, place: str, exp: Experiment | None) -> Exception | None:
     record = part.record
     if place in (record.about["experiment"], record.id) or (exp is not None and record.id == exp.id):
@@ -618,14 +623,14 @@ def _packed(store: Store, place: str) -> list:
         warnings.warn(f"{e}; restore it from git", stacklevel=4)
         return []
 
-
+# %% ../nbs/evidence/30_store.ipynb #d0ac4b24
 def _table_parts(path: Path) -> list:
     try:
         return _cached_parts(str(path), path.stat().st_mtime_ns, path.stat().st_size)
     except FileNotFoundError:
         return []
 
-
+# %% ../nbs/evidence/30_store.ipynb #d74c10a2
 @functools.lru_cache(64)
 def _cached_parts(path: str, changed: int, size: int) -> list:
     return _parts_of(path)

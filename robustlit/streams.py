@@ -108,7 +108,7 @@ def _turn(x: Tensor, degrees: float, chunk: int = 5_000) -> Tensor:
         turned.append(F.grid_sample(planes, grid, align_corners=False).round().clamp(0, 255).byte().view(part.shape))
     return torch.cat(turned)
 
-
+# %% ../nbs/learning/20_streams.ipynb #b9aba1f5
 _Angles = Annotated[Sequence[float], not_empty]
 
 
@@ -140,7 +140,7 @@ def _class_number(data: Dataset, c) -> int:
         return data.classes.index(check_choice(c, data.classes, "groups"))
     return check_int(c, "groups", 0, data.n_classes - 1)
 
-
+# %% ../nbs/learning/20_streams.ipynb #1337b187
 def _group(data: Dataset, classes: tuple, relabel: bool) -> Task:
     place = torch.full((data.n_classes,), -1, device=data.y_train.device)
     labels = range(len(classes)) if relabel else classes
@@ -221,7 +221,7 @@ def _percent(values, name, shape=None):
         raise ValueError(f"`{name}` must hold percent from 0 to 100, got {known.min():g} to {known.max():g}")
     return values
 
-
+# %% ../nbs/learning/20_streams.ipynb #5e9aa4bf
 def _square(R):
     "`R` as a square array, known on and below the diagonal."
     R = _percent(R, "R")
@@ -262,12 +262,37 @@ def _task_names(names, n: int) -> list:
         raise ValueError(f"`names` must have {n} different entries, one a task, got {found}")
     return found
 
-
+# %% ../nbs/learning/20_streams.ipynb #ccc5ab73
 def _forward_transfer(R, untrained) -> float:
     ahead = R.diagonal(1)
     if untrained is None or np.isnan(ahead).any() or np.isnan(untrained[1:]).any():
         raise ValueError("`fwt` needs `untrained` accuracies and each task tested before it is learned")
     return float((ahead - untrained[1:]).mean()) if len(R) > 1 else 0.0
+
+# %% ../nbs/learning/20_streams.ipynb #94028bec
+def _acc(m) -> float:
+    "Mean accuracy on all tasks after the last."
+    return float(m.R[-1].mean())
+
+# %% ../nbs/learning/20_streams.ipynb #d81a908b
+def _bwt(m) -> float:
+    "Backward transfer: what learning later tasks did to earlier ones, in points."
+    return float((m.R[-1] - m.R.diagonal())[:-1].mean()) if len(m.R) > 1 else 0.0
+
+# %% ../nbs/learning/20_streams.ipynb #bfd4a234
+def _fwt(m) -> float:
+    "Forward transfer: what earlier tasks did for the next, in points over the untrained network."
+    return _forward_transfer(m.R, m.untrained)
+
+# %% ../nbs/learning/20_streams.ipynb #4f1eb698
+def _forgetting(m) -> float:
+    "Mean drop from the best accuracy a task ever had before the last task, in points."
+    return float((np.nanmax(m.R[:-1, :-1], 0) - m.R[-1, :-1]).mean()) if len(m.R) > 1 else 0.0
+
+# %% ../nbs/learning/20_streams.ipynb #9107af2d
+def _learning_accuracy(m) -> float:
+    "Mean accuracy on each task right after it was learned."
+    return float(m.R.diagonal().mean())
 
 # %% ../nbs/learning/20_streams.ipynb #283144f5
 class AccuracyMatrix:
@@ -287,30 +312,8 @@ class AccuracyMatrix:
     def __len__(self) -> int:
         return len(self.R)
 
-    @property
-    def acc(self) -> float:
-        "Mean accuracy on all tasks after the last."
-        return float(self.R[-1].mean())
-
-    @property
-    def bwt(self) -> float:
-        "Backward transfer: what learning later tasks did to earlier ones, in points."
-        return float((self.R[-1] - self.R.diagonal())[:-1].mean()) if len(self) > 1 else 0.0
-
-    @property
-    def fwt(self) -> float:
-        "Forward transfer: what earlier tasks did for the next, in points over the untrained network."
-        return _forward_transfer(self.R, self.untrained)
-
-    @property
-    def forgetting(self) -> float:
-        "Mean drop from the best accuracy a task ever had before the last task, in points."
-        return float((np.nanmax(self.R[:-1, :-1], 0) - self.R[-1, :-1]).mean()) if len(self) > 1 else 0.0
-
-    @property
-    def learning_accuracy(self) -> float:
-        "Mean accuracy on each task right after it was learned."
-        return float(self.R.diagonal().mean())
+    acc, bwt, fwt = property(_acc), property(_bwt), property(_fwt)
+    forgetting, learning_accuracy = property(_forgetting), property(_learning_accuracy)
 
     def summary(self) -> dict:
         "All numbers by name; `fwt` only where it can be known."
@@ -349,7 +352,7 @@ def _check_trace(trace):
         raise ValueError("`trace` must test a task while a later one is learned")
     return trace
 
-
+# %% ../nbs/learning/20_streams.ipynb #1d8aea5a
 @checked
 def switch_drops(
     trace: pd.DataFrame,  # `step`, `learning` (task number), `on` (task number), `accuracy` (percent), as often as you like

@@ -6,8 +6,8 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
-           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'suite_names',
-           'fingerprint', 'stress', 'eps_area', 'corruption_error']
+           'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'stress_names',
+           'suite_names', 'fingerprint', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
 import csv
@@ -16,9 +16,9 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,15 +73,23 @@ class Stressor:
     strength: float  # Severity, eps, rate, sigma: as `unit` says
     unit: str  # What `strength` counts
     run: Callable  # (model, x, y, seed) to logits (n, classes)
+    shown: Callable | None = None  # (x, seed) to images, where only they change: several networks then see the same
+
+# %% ../nbs/robustness/50_stressors.ipynb #963389a6
+def _corrupted(x, seed, name, severity, calibration, compat, noise_seed):
+    generator = torch.Generator().manual_seed(noise_seed(seed, name, severity) if noise_seed else seed)
+    return corrupt(x, name, severity, calibration, generator, compat=compat)
 
 
-def _corrupted(model, x, y, seed, name, severity, calibration):
-    generator = torch.Generator().manual_seed(seed)
-    return logits_of(model, corrupt(x, name, severity, calibration, generator))
+def _of_images(suite, name, strength, unit, shown) -> Stressor:
+    "A stressor that changes the images."
+    run = lambda model, x, y, seed: logits_of(model, shown(x, seed))
+    return Stressor(suite, name, strength, unit, run, shown)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #1dc2f341
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
 _Calibration = Annotated[str, one_of(("auto", *CALIBRATIONS))]
+_Seeds = Callable | None
 
 
 @checked
@@ -90,11 +98,16 @@ def corruption_suite(
     x: Images,  # The images: MNIST-C's own corruptions are for grey ones
     severities: _Severities = (1, 2, 3, 4, 5),  # Of each
     calibration: _Calibration = "auto",  # One of `robustlit.corruptions.CALIBRATIONS`, or "auto" by channels and size
+    names: Sequence[str] | None = None,  # Which of them; all that the images allow if None
+    compat: Sequence[str] = (),  # Defects of an original, as for `corrupt`
+    noise_seed: _Seeds = None,  # (seed of `stress`, name, severity) to the seed of that noise; if None the same for all
 ) -> list:  # Of `Stressor`
     "The nineteen corruptions of Hendrycks & Dietterich (2019), and for grey images the eleven of MNIST-C."
-    names = [n for group, members in GROUPS.items() for n in members if group != "mnist_c" or x.shape[1] == 1]
-    run = lambda n, s: partial(_corrupted, name=n, severity=s, calibration=calibration)
-    return [Stressor("corruptions", n, s, "severity", run(n, s)) for n in names for s in severities]
+    known = [n for group, members in GROUPS.items() for n in members if group != "mnist_c" or x.shape[1] == 1]
+    names = known if names is None else [check_choice(n, known, "names") for n in names]
+    same = dict(calibration=calibration, compat=tuple(compat), noise_seed=noise_seed)
+    shown = lambda n, s: partial(_corrupted, name=n, severity=s, **same)
+    return [_of_images("corruptions", n, s, "severity", shown(n, s)) for n in names for s in severities]
 
 # %% ../nbs/robustness/50_stressors.ipynb #bf029d6d
 ATTACK_OPTIONS = dict(
@@ -114,7 +127,7 @@ def _attacked(model, x, y, seed, name, eps, options: dict):
         parts.append(attack_images(model, a, b, eps, name, generator=generator, **options).x)
     return logits_of(model, torch.cat(parts))
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #59102a0b
 _Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
 _Radii = tuple[Eps, ...] | None
 
@@ -138,7 +151,7 @@ def _kept(model: nn.Module) -> tuple:
     found = {id(t): t for _, p, b, _ in modules for t in [*p.values(), *b.values()] if t is not None}
     return modules, [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in found.values()]
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #3ea537bc
 @torch.no_grad()
 def _put_back(modules: list, tensors: list):
     for m, parameters, buffers, mode in modules:
@@ -151,7 +164,7 @@ def _put_back(modules: list, tensors: list):
         t.requires_grad_(flag) if t.requires_grad != flag else None
         t.grad = grad
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #faacac68
 @checked
 @contextmanager
 def restored(
@@ -175,7 +188,7 @@ def _changed(model, x, y, seed, change):
         with block if hasattr(block, "__enter__") else nullcontext():
             return logits_of(model, x)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #533b87f4
 @checked
 def model_stressor(
     suite: str,  # "faults", "weight_filters", ...
@@ -196,7 +209,7 @@ def _has(model, where) -> bool:
     except ValueError:
         return False
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #c7c11bf6
 @checked
 def fault_suite(
     model: nn.Module,  # Its layers with weights, its batch norm and its activations, as far as it has them
@@ -217,10 +230,10 @@ def noise_blur_suite(
     variances: tuple[NotNegative, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5),  # Of the noise, in squared pixel units
 ) -> list:  # Of `Stressor`
     "Gaussian blur and Gaussian noise."
-    blurred = lambda model, x, y, seed, s: logits_of(model, blur(x, s).clamp(0, 1))
-    noisy = lambda model, x, y, seed, v: logits_of(model, noise(x, v, torch.Generator().manual_seed(seed)))
-    return [Stressor("noise_blur", "blur", s, "sigma", partial(blurred, s=s)) for s in sigmas] + [
-        Stressor("noise_blur", "noise", v, "variance", partial(noisy, v=v)) for v in variances
+    blurred = lambda x, seed, s: blur(x, s).clamp(0, 1)
+    noisy = lambda x, seed, v: noise(x, v, torch.Generator().manual_seed(seed))
+    return [_of_images("noise_blur", "blur", s, "sigma", partial(blurred, s=s)) for s in sigmas] + [
+        _of_images("noise_blur", "noise", v, "variance", partial(noisy, v=v)) for v in variances
     ]
 
 
@@ -248,7 +261,7 @@ def under(
     strength = (0.0 if suite == "clean" else float("nan")) if strength is None else float(strength)
     return dict(suite=suite, stressor=stressor, strength=strength, unit=unit)
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #cd97050b
 @checked
 def in_schema(
     rows: "pd.DataFrame",  # As records hold them, of now or of earlier
@@ -266,6 +279,15 @@ def in_schema(
     told = dict(suite=told["suite"], stressor=named, strength=rows["strength"].astype(float), unit=told["unit"])
     return pd.concat([pd.DataFrame(told), rows.drop(columns=["stressor", "strength"])], axis=1)
 
+# %% ../nbs/robustness/50_stressors.ipynb #b41d89c5
+@checked
+def stress_names(
+    rows: "Annotated[pd.DataFrame, with_columns('stressor', 'strength')]",  # In the schema of `stress`
+) -> "pd.Series":  # "clean", "blur 2.5", ...
+    "Stressor and strength of each row in one word."
+    named = rows["stressor"] + " " + rows["strength"].map("{:g}".format)
+    return named.where(rows["stressor"] != "clean", "clean")
+
 # %% ../nbs/robustness/50_stressors.ipynb #21b85891
 PAPER_SUITES = Table("suites of the papers", filters=Later("robustlit.filtering.filter_map", "filter_suite"))
 
@@ -274,7 +296,7 @@ def suite_names() -> list:
     "What `stress` takes as `suite`."
     return [*SUITES.names(), *PAPER_SUITES.names(), "all"]
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #92ffbce7
 def _suite(suite, model, x) -> list:
     if isinstance(suite, str):
         check_choice(suite, suite_names(), "suite")
@@ -287,17 +309,29 @@ def _suite(suite, model, x) -> list:
     return chosen
 
 # %% ../nbs/robustness/50_stressors.ipynb #e6c5b9f5
-def _row(s: Stressor, model, x, y, seed: int, strict: bool) -> dict:
-    "The row of one stressor; that of one that raises holds NaN and the reason."
+def _about(s: Stressor, name: str = "") -> dict:
+    "The columns that say what a row is about; the network's name is one if it has any."
     about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
+    return dict(model=name) | about if name else about
+
+
+def _answer(s: Stressor, model, x, y, seed: int, shown: Callable | None = None) -> Tensor:
+    "A network's logits under a stressor, on the images that `shown` gives if it changes only these."
     torch.manual_seed(seed)
+    seen = None if shown is None else shown()
+    torch.manual_seed(seed)
+    return s.run(model, x, y, seed) if seen is None else logits_of(model, seen)
+
+# %% ../nbs/robustness/50_stressors.ipynb #676cc9bd
+def _measured(s: Stressor, model, x, y, seed: int, strict: bool = False, shown: Callable | None = None) -> dict:
+    "What a network makes of a stressor; of one that raises, NaN and the reason."
     try:
-        return about | measures(s.run(model, x, y, seed), y) | dict(error="")
+        return measures(_answer(s, model, x, y, seed, shown), y) | dict(error="")
     except Exception as err:
         if strict:
             raise
         nothing = dict.fromkeys(("accuracy", "low", "high", "ece", "loss"), float("nan"))
-        return about | nothing | dict(n=len(y), error=f"{type(err).__name__}: {' '.join(str(err).split())}")
+        return nothing | dict(n=len(y), error=f"{type(err).__name__}: {' '.join(str(err).split())}")
 
 # %% ../nbs/robustness/50_stressors.ipynb #97607d6c
 def _sources(model: nn.Module) -> list:
@@ -334,26 +368,25 @@ def fingerprint(
 
 # %% ../nbs/robustness/50_stressors.ipynb #3a5c87ef
 class _RowFile:
-    "Rows of one model in a CSV file, each written as it comes."
+    "Rows of one call of `stress` in a CSV file, each written as it comes."
 
     def __init__(self, path: str | Path | None, key: str):
         self.path, self.key = None if path is None else Path(path), key
         self.found = self._read(self.path) if self.path is not None and self.path.exists() else {}
 
     def _read(self, path: Path) -> dict:
-        "Whole rows of this model that did not fail, by their place in the suite."
+        "Whole rows of this call that did not fail, by their place in it."
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         rows = csv.DictReader(line for line in lines if line.endswith("\n"))
         return {int(r["place"]): r for r in rows if r.get("key") == self.key and r.get("error") == ""}
 
-    def row(self, place: int, s: Stressor, make: Callable) -> dict:
+    def row(self, place: int, about: dict, make: Callable) -> dict:
         "The row at a place, from the file or made and written."
         was = self.found.get(place)
-        names = ("suite", s.suite), ("stressor", s.name), ("strength", str(float(s.strength))), ("unit", s.unit)
-        if was and all(was[k] == v for k, v in names):
-            measured = {k: float(was[k]) for k in ("strength", "accuracy", "low", "high", "ece", "loss")}
-            return {k: v for k, v in was.items() if k not in ("key", "place")} | measured | dict(n=int(was["n"]))
-        row = make(s)
+        if was and all(was.get(k) == str(v) for k, v in about.items()):
+            numbers = {k: float(was[k]) for k in ("accuracy", "low", "high", "ece", "loss")}
+            return about | numbers | dict(n=int(was["n"]), error="")
+        row = about | make()
         if self.path is not None:
             self._write(self.path, dict(key=self.key, place=place) | row)
         return row
@@ -370,31 +403,48 @@ class _RowFile:
             writer.writerow(row)
 
 # %% ../nbs/robustness/50_stressors.ipynb #e42c2697
+_CLEAN = Stressor("clean", "clean", 0.0, "", lambda model, x, y, seed: logits_of(model, x))
+
+
+def _warn_of_failures(rows: list):
+    "A warning that says how many stressors failed, and why the first did."
+    failed = [r for r in rows if r["error"]]
+    if failed:
+        n = sum(r["stressor"] != "clean" for r in rows)
+        told = f"{len(failed)} of {n} stressors failed, see the column `error`: {failed[0]['error']}"
+        warnings.warn(told, stacklevel=4)
+
+
 @checked
 def stress(
-    model: nn.Module,  # Images in [0, 1] to logits
+    model: nn.Module,  # Images in [0, 1] to logits; or a `ModuleDict` of several, which see the same images
     data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
     keep: str | Path | None = None,  # A CSV file that rows go to as they come, and from which the same call goes on
     strict: bool = False,  # A stressor that raises ends it, instead of giving a row with the reason
-) -> "pd.DataFrame":  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n, error
+) -> (
+    "pd.DataFrame"
+):  # suite, stressor, strength, unit, accuracy to ece (%), loss (nats), n, error; of several also model
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
     x, y = images_and_labels(data, images)
-    check_model(model, x, y)
-    kept = _RowFile(keep, "" if keep is None else fingerprint(model, x, y, seed))
-    with torch.random.fork_rng(), eval_mode(model):
-        clean = dict(suite="clean", stressor="clean", strength=0.0, unit="")
-        rows = [clean | measures(logits_of(model, x), y) | dict(error="")]
-        for i, s in enumerate(tqdm(_suite(suite, model, x), desc="stress", leave=False)):
-            rows.append(kept.row(i, s, lambda s: _row(s, model, x, y, seed, strict)))
-    failed = [r for r in rows if r["error"]]
-    if failed:
-        told = f"{len(failed)} of {len(rows) - 1} stressors failed, see the column `error`: {failed[0]['error']}"
-        warnings.warn(told, stacklevel=3)
+    models = dict(model.items()) if isinstance(model, nn.ModuleDict) else {"": model}
+    for one in models.values():
+        check_model(one, x, y)
+    kept, rows = _RowFile(keep, "" if keep is None else fingerprint(model, x, y, seed)), []
+    with torch.random.fork_rng(), ExitStack() as modes:
+        _ = [modes.enter_context(eval_mode(one)) for one in models.values()]
+        for k, one in models.items():
+            rows.append(_about(_CLEAN, k) | measures(logits_of(one, x), y) | dict(error=""))
+        for i, s in enumerate(tqdm(_suite(suite, next(iter(models.values())), x), desc="stress", leave=False)):
+            shown = cache(partial(s.shown, x, seed)) if s.shown else None
+            for j, (k, one) in enumerate(models.items()):
+                make = partial(_measured, s, one, x, y, seed, strict, shown)
+                rows.append(kept.row(i * len(models) + j, _about(s, k), make))
+    _warn_of_failures(rows)
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38
@@ -431,7 +481,7 @@ def _errors(rows: "pd.DataFrame") -> tuple:
     clean = 100 - rows.loc[rows["stressor"] == "clean", "accuracy"].iloc[0]
     return 100 - part.groupby("stressor", sort=False)["accuracy"].mean(), clean
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #89ab99ef
 @checked
 def corruption_error(
     rows: "Annotated[pd.DataFrame, _three]",  # From `stress`

@@ -36,12 +36,12 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 import robustlit
+from .command import _answered
 from .checks import Count, check_int, checked, nearest
-from .data import load
 from .execution import Job, execute, read_notebook, tagged
+from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import known_experiments, pack, run_table
-from .sources import KNOWN, available, data_dirs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 @checked
@@ -59,7 +59,7 @@ def parse_value(
     except yaml.YAMLError as e:
         raise ValueError(f"`{text}` is not a value: {e}") from e
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #2994b59b
 @checked
 def parse_grid(
     text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4
@@ -82,7 +82,7 @@ def notebook_folder() -> Path:  # An absolute path
     checkout = package.parent / "nbs"
     return checkout if checkout.is_dir() and (package.parent / "settings.ini").is_file() else package / "notebooks"
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #8152b34e
 def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to the notebook's path
     "The experiment notebooks of the package."
     found = {}
@@ -109,11 +109,11 @@ def find_notebook(
         raise ValueError(f"`notebook` {which!r} is one of several: say {' or '.join(map(repr, found))}")
     return known[found[0]]
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #34cc65ea
 def _words(text: str) -> str:
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #fe866f66
 def _suggested(which: str, known: dict) -> str:
     "The notebooks whose name, title or subtitle has the word, else those with a similar one; then all names."
     about = {k: _words(f"{k} {read_notebook(path).cells[0].source}") for k, path in known.items()}
@@ -144,7 +144,7 @@ class ExperimentNotebook:
             if name not in self.defaults:
                 raise TypeError(f"{self.path.name} has no parameter `{name}`; {nearest(name, list(self.defaults))}")
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #e3c7b9fc
 def _module_of(path: Path) -> str:
     text = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
     found = re.search(r"^#\|\s*default_exp\s+(\S+)", text, re.M)
@@ -152,7 +152,7 @@ def _module_of(path: Path) -> str:
         raise ValueError(f"{path} is no experiment notebook: it has no `#| default_exp`")
     return found[1]
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #736d2653
 def _defaults_of(path: Path) -> dict:
     cells = [c for c in read_notebook(path).cells if tagged(c, "parameters")]
     if not cells:
@@ -191,13 +191,13 @@ class Run:
     key: str  # Of its record
     label: str  # What is particular about it, for people
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #46767e01
 @checked
 def plan(
     notebook: ExperimentNotebook,  # What is to be run
     given: Mapping | None = None,  # Parameter to its value, for all runs
     grid: Mapping | None = None,  # Parameter to its values: all combinations are run
-    profile: str | None = None,  # Where the others come from; by default the notebook's choice
+    profile: ProfileName | None = None,  # Where the others come from; by default the notebook's choice
 ) -> list:  # Of `Run`, no key twice
     "The runs that a grid asks for; refuses unknown parameters and values that no record could hold."
     given, grid = dict(given or {}), dict(grid or {})
@@ -214,7 +214,7 @@ def plan(
         runs.setdefault(key, Run(given | chosen, key, label))
     return [*runs.values()]
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #34e25ee7
 def _key(notebook: ExperimentNotebook, chosen: dict) -> str:
     full, exp = notebook.defaults | chosen, notebook.experiment
     values = {k: v for k, v in full.items() if k in exp.parameters}
@@ -229,7 +229,7 @@ def _threads(jobs: int, asked: int | None) -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     return asked or (int(told) if told.isdecimal() and int(told) else max(1, cores // jobs))
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #ec3592fe
 def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, force: bool = False, **options) -> Job:
     env = {f"{v}_NUM_THREADS": str(threads) for v in _thread_variables}
     env |= dict(
@@ -256,7 +256,7 @@ def _engine(scheduler: str | None):
     with distributed.Client(scheduler), joblib.parallel_config(backend="dask"):
         yield 0
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #ba03f6ab
 @contextlib.contextmanager
 def _terminable():
     def stop(*_):
@@ -295,7 +295,7 @@ def _short(path) -> str:
         return str(Path(path).relative_to(Path.cwd()))
     return str(path)
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #f2e78484
 def _record_path(store: Store, name: str, key: str) -> Path | None:
     "The file that holds a run's newest record."
     if store.find(name, key) is None:
@@ -308,7 +308,7 @@ def _report_outputs(executed: Path) -> list:
     cells = [c for c in nbformat.read(executed, as_version=4).cells if c.cell_type == "code" and tagged(c, "report")]
     return [output for cell in cells if not tagged(cell, "records") for output in cell.outputs]
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #106fa69f
 def _report_text(outputs: list) -> str:
     texts = []
     for output in outputs:
@@ -319,7 +319,7 @@ def _report_text(outputs: list) -> str:
         texts += [text] if text and not is_figure and not text.startswith("<") else []
     return "\n\n".join(t.strip() for t in texts)
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #ea8b595a
 def _save_figures(outputs: list, executed: Path) -> list:
     found = [(k, v) for o in outputs for k, v in o.get("data", {}).items() if k in ("image/jpeg", "image/png")]
     paths = []
@@ -351,7 +351,7 @@ def _run(args) -> int:
     print(f"record:   {_short(path)}" if error is None else f"FAILED after {result['seconds']:.1f} s: {error}")
     return 0 if error is None else 1
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #23ef6365
 def _pairs(pairs: list | None, parse: typing.Callable) -> dict:
     "What `-p name value` or `-g name values` was given for, each name once."
     names = [name for name, _ in pairs or []]
@@ -378,7 +378,7 @@ def _sweep(args) -> int:
     print(f"{len(todo) - failed} of {len(todo)} runs recorded, {failed} failed" if todo else "nothing to run")
     return 1 if failed else 0
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #5914acfc
 def _sweep_on(notebook: ExperimentNotebook, todo: list, store: Store, n_jobs: int, threads: int, args) -> int:
     "Run what is to do, a line each; returns the number of runs that failed."
     jobs = [_job(notebook, run, store, threads, args.force, number=i) for i, run in enumerate(todo)]
@@ -401,11 +401,11 @@ def _counts(name: str, store: Store) -> dict:
     causes = lambda f: [c for c, _ in collections.Counter(c for by in f["stale_by"] for c in by).most_common()]
     return {p: (len(f), int(f["stale"].sum()), causes(f)) for p, f in run_table(name, store).groupby("profile")}
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #7c1d2fab
 def _ordered(exp: Experiment, counts: dict) -> list:
     return [*exp.profiles, *sorted(counts.keys() - exp.profiles.keys())]
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #d516744e
 def _list(args) -> int:
     store, known = Store(), notebooks()
     for name, path in known.items():
@@ -424,7 +424,7 @@ def _by(causes: list) -> str:
     more = f" and {len(causes) - 4} more" if len(causes) > 4 else ""
     return f"  by {', '.join(causes[:4])}{more}" if causes else ""
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #bfbe0de7
 def _status(args) -> int:
     store = Store()
     known = dict.fromkeys([*notebooks(), *sorted(known_experiments())])
@@ -455,25 +455,10 @@ def _pack(args) -> int:
             print(f"{_short(path)}: {path.stat().st_size / 1024:.0f} kB")
     return 0
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #48bbc898
 def _drop(args) -> int:
     for what in drop(args.key):
         print(f"removed {what}")
-    return 0
-
-
-def _data(args) -> int:
-    found, folders = available(), data_dirs()
-    for name, known in KNOWN.items():
-        path = found.get(name)
-        how = "`robustlit` downloads it when it is first loaded" if known.torchvision else "download it by hand"
-        lacking = f"not found; looked for {', '.join(known.places)}. Get it from {known.url}; {how}"
-        print(f"{name:14} {path or 'needs no file' if name in found else lacking}")
-    print("\nlooked in, in this order:")
-    for what, path in folders.items():
-        print(f"  {path} ({what}{'' if path.is_dir() else ', no such folder'})")
-    if "ROBUSTLIT_DATA" not in folders:
-        print("  (ROBUSTLIT_DATA is not set; it may name a folder to look in first)")
     return 0
 
 # %% ../nbs/evidence/90_sweeps.ipynb #cda28eac
@@ -489,33 +474,8 @@ def _diff(args) -> int:
         print(f"new records of {name}: {', '.join(keys[:4])}{f' and {len(keys) - 4} more' * (len(keys) > 4)}")
     return 0
 
-# %% ../nbs/evidence/90_sweeps.ipynb #f81718d2
-def _stress(args) -> int:
-    from robustlit.masking import audit_summary
-    from robustlit.report import named_model, write_report
-
-    page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
-    model = named_model(args.model, args.weights, args.normalise)
-    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
-    rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
-    short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
-    print(
-        f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"
-    )
-    failed = rows[rows["error"] != ""]
-    if len(failed):
-        first = failed.iloc[0]
-        print(f"{len(failed)} of {len(rows) - 1} stressors failed, such as {first.stressor}: {first.error}\n")
-    if checks is not None:
-        print(f"audit: {audit_summary(checks)}")
-        print("".join(f"  {c.check}: {c.finding}\n" for c in checks[checks["red"]].itertuples()), end="")
-    print(f"report: {_short(page)}\nrows:   {_short(page.with_suffix('.csv'))}")
-    return 0
-
 # %% ../nbs/evidence/90_sweeps.ipynb #c0eb60ba
-COMMANDS = dict(
-    list=_list, run=_run, sweep=_sweep, status=_status, pack=_pack, drop=_drop, diff=_diff, data=_data, stress=_stress
-)
+COMMANDS = dict(list=_list, run=_run, sweep=_sweep, status=_status, pack=_pack, drop=_drop, diff=_diff)
 
 
 @checked
@@ -523,20 +483,9 @@ def carry_out(
     args: argparse.Namespace,  # What was typed, as `robustlit.command` reads it
 ) -> int:  # The exit code
     "Do what a command asks for; an error becomes one line."
+    stopped = "stopped; what was recorded stays, the same command goes on from there"
     try:
-        for name in ("jobs", "threads", "images", "size"):
-            if getattr(args, name, None) is not None:
-                check_int(getattr(args, name), f"--{name}", low=1)
-        return COMMANDS[args.command](args)
-    except KeyboardInterrupt:
-        print("\nstopped; what was recorded stays, the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _answered(args, COMMANDS, ("jobs", "threads"), stopped, (DamagedRecord, NewerRecord))
     except TerminatedWorkerError as e:
         print(f"robustlit: a worker process died, perhaps for lack of memory: {e}", file=sys.stderr)
         return 1
-    except (ValueError, TypeError, OSError, DamagedRecord, NewerRecord) as e:
-        print(f"robustlit: {e}", file=sys.stderr)
-        return 2

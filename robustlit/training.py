@@ -38,7 +38,7 @@ def set_seed(
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
-
+# %% ../nbs/learning/30_training.ipynb #598e3a27
 @checked
 def pick_device(
     name: Device = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
@@ -51,7 +51,7 @@ def pick_device(
 class StopFit(Exception):
     "Raised by a callback to end a fit early; what was learned so far stays."
 
-
+# %% ../nbs/learning/30_training.ipynb #3cc19e08
 class Callback:
     "Something that happens around a fit; the lower `order` goes first."
 
@@ -194,7 +194,7 @@ def save_atomically(
     "Write `state` to `path`, which at every moment is either the old file or the whole new one."
     write_atomically(path, lambda f: torch.save(state, f))
 
-
+# %% ../nbs/learning/30_training.ipynb #eb614af7
 def random_state() -> dict:
     "The state of Python's, numpy's and torch's generators."
     kept = cast(dict, np.random.get_state(legacy=False))
@@ -205,7 +205,7 @@ def random_state() -> dict:
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
 
-
+# %% ../nbs/learning/30_training.ipynb #bf91b8b8
 @checked
 def set_random_state(
     state: dict,  # From `random_state`

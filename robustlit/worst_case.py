@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, Search, Square, State, Threat
+from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, ModelMode, Norm, Search, Square, State, Threat
 from .attacks import _check, image_uniform, untouched, worst_images
-from .checks import Count, at_least, check_eps, checked, one_of
+from .checks import Count, Device, NotNegative, at_least, check_eps, checked
 from .intake import AnyImages, AnyLabels
 from .minimum_norm import FAB, FABT
 
@@ -37,11 +37,12 @@ def _hill(h, w, dtype, device):
         hill[max(top - k, 0) : top + k + 1, max(left - k, 0) : left + k + 1] += 1 / (k + 1) ** 2
     return hill / hill.norm()
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #8c8a0501
+@checked
 def bump(
     side: Annotated[int, at_least(2)],  # Of the window, in pixels
     dtype: torch.dtype = torch.float32,  # Of what comes out
-    device: torch.device | str = "cpu",  # Where to make it
+    device: Device = "cpu",  # Where to make it
 ) -> Tensor:  # (side, side), of Euclidean length one
     "A hill in the upper half, a valley in the lower."
     parts = _hill(side // 2, side, dtype, device), -_hill(side - side // 2, side, dtype, device)
@@ -107,6 +108,7 @@ class SquareL2(Bumps, Square):
         return self.full(s, self.tiles(s, image_uniform(s.ids, s.seed, start, (c, h, w)), max(min(h, w) // 5, 2)))
 
 # %% ../nbs/robustness/24_worst_case.ipynb #71c7162a
+@checked
 def kl_divergence(
     logits: Tensor,  # (n, classes)
     clean: Tensor,  # Logits of the clean images (n, classes)
@@ -115,7 +117,7 @@ def kl_divergence(
     p = clean.log_softmax(1)
     return (p.exp() * (p - logits.log_softmax(1))).sum(1)
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #4b5ee27b
 def _from_clean(attack, search, s):
     "A copy of the attack that leads away from the clean answer, whatever its loss was."
     if s.target is not None:
@@ -132,8 +134,8 @@ class PGDKL(PGD):
     def __init__(
         self,
         steps: Count = 40,  # Gradients to take
-        step_size: float | None = None,  # Length of a step, in pixel units
-        relative_step: float | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
+        step_size: NotNegative | None = None,  # Length of a step, in pixel units
+        relative_step: NotNegative | None = None,  # The same as a share of `eps`; 2.5 / steps if neither is given
         momentum: Annotated[float, at_least(0)] = 0.0,  # Share of the old direction that is kept
     ):
         super().__init__(steps, step_size, relative_step, True, momentum)
@@ -142,7 +144,7 @@ class PGDKL(PGD):
         "Attack the images of `s` in round `r`."
         PGD.__call__(_from_clean(self, search, s), search, s, r)
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #24fa77ab
 class APGDKL(APGD):
     "APGD away from the clean answer."
 
@@ -199,6 +201,7 @@ class WorstCase:
         part(search, s, k + lap * getattr(part, "rounds", 1))
 
 # %% ../nbs/robustness/24_worst_case.ipynb #1eb784f2
+@checked
 @dataclass
 class Cascade:
     "What a cascade of attacks found, and which of them broke what."
@@ -231,17 +234,17 @@ def _booked(threat, attack, eps):
             by[i] = name
     return found, [None if right else name for name, right in zip(by, found.correct.tolist())]
 
-
+# %% ../nbs/robustness/24_worst_case.ipynb #d0d48401
 @checked
 def worst_case(
     model: nn.Module,  # Images in [0, 1] to logits
     x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
     y: AnyLabels,  # Labels (n,), whole numbers
-    eps: Annotated[float, at_least(0)],  # Radius, in pixel units
-    norm: Annotated[str, one_of(("linf", "l2"))] = "linf",  # "linf" or "l2"
+    eps: NotNegative,  # Radius, in pixel units
+    norm: Norm = "linf",  # "linf" or "l2"
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
-    mode: str = "eval",  # "eval", or "as_is": every module in the mode it is in
+    mode: ModelMode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # `WorstCase`'s own: steps, target_steps, fab_steps, queries, targets
 ) -> Cascade:  # The worst images, and which attack broke which
     "The cascade with a book of which attack broke what; `TypeError` or `ValueError` for anything out of range."

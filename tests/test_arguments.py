@@ -1,5 +1,6 @@
 "Arguments: every public function takes a valid call and refuses what is known to be bad, by the argument's name, before anything runs."
 
+import ast
 import dataclasses
 import importlib
 import inspect
@@ -20,6 +21,7 @@ from torchvision.models.resnet import BasicBlock
 import robustlit
 from robustlit import (
     attacks,
+    claims,
     command,
     corruptions,
     data,
@@ -29,8 +31,10 @@ from robustlit import (
     faults,
     files,
     image_operations,
+    input_diversity,
     masking,
     minimal_attacks,
+    minimum_norm,
     models,
     planted,
     plots,
@@ -43,13 +47,29 @@ from robustlit import (
     stressors,
     sweeps,
     training,
+    worst_case,
     zoo,
 )
 from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.experiments import experiment
-from robustlit.filtering import filter_map, filters, scores
+from robustlit.filtering import (
+    batchnorm_effect,
+    calibration,
+    external_stress,
+    figures,
+    filter_map,
+    filter_response,
+    filters,
+    global_scores,
+    layer_scores,
+    pruning,
+    score_reliability,
+    scores,
+    selective_backpropagation,
+    selective_training,
+)
 from robustlit.filtering import networks as filter_networks
 from robustlit.metaplasticity import (
     adversarial_robustness,
@@ -91,6 +111,7 @@ DAY = continual.Phase(BINARY.state_dict(), [continual.snapshots(BINARY, TASK)])
 DAYS = continual.Phases(BINARY, [TASK], [DAY], {})
 ROWS = stressors.stress(MODEL, (X, Y), [s for s in stressors.corruption_suite(MODEL, X, (1,)) if s.name == "fog"])
 AUDIT = pd.DataFrame(dict(check=["range"], kind=["cause"], red=[False], finding=["fine"]))
+AUDITS = AUDIT.assign(red=True, network="a", seed=0)
 RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], accuracy=[90.0, 91.0, 80.0, 82.0]))
 RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
 SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
@@ -101,14 +122,36 @@ TESTS = pd.concat([TESTS, TESTS.assign(seed=1)]).assign(red="none")
 STRESSED = pd.DataFrame(dict(stressor=["blur", "blur", "noise"], strength=[0.0, 1.0, 1.0], accuracy=[90.0, 80.0, 70.0]))
 SUBJECT = masking.Subject(MODEL, X, Y, 0.1, 0)
 CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10)).eval()
-MAP = filter_map.filter_map(CONV, (X, CONV(X).argmax(1)), thresholds=3, filters=["high_pass"], images=None)
+SEEN_BY_CONV = CONV(X).argmax(1)
+MAP = filter_map.filter_map(CONV, (X, SEEN_BY_CONV), thresholds=3, filters=["high_pass"], images=None)
+ATTACKED_MAP = filter_map.filter_map(CONV, (X, SEEN_BY_CONV), thresholds=3, eps=1e-6)
+RANDOM_MAP = filter_map.filter_map(CONV, (X, SEEN_BY_CONV), thresholds=3, filters=(*filters.PAPER, *filters.CONTROLS))
 WEIGHTS = {"2": CONV[2].weight}
 STEP = filters.filter_steps(WEIGHTS, ["low_pass"], 2)[0]
 SCORES = scores.filter_scores(MAP, ["high_pass"])
+BOTH_SCORES = scores.filter_scores(ATTACKED_MAP)
+ABOUT_RUN = dict(network="resnet18", data="digits", epochs=1, seed=0)
+RUN_SCORES = BOTH_SCORES.assign(position=BOTH_SCORES["layer"].map({"0": 0, "2": 1}), **ABOUT_RUN)
+COURSE = pd.DataFrame([ABOUT_RUN | dict(S_clean=0.1, S_adv=0.2, S_diff=0.1)])
+RESPONSE = MAP.assign(part="valid")
+CHOSEN = pd.DataFrame(dict(part="test", stressor="pulse", strength=0.1, layer="0", gained=[3, 0], lost=[1, 0]))
+REMOVED = pd.DataFrame(dict(stressor=["constant", "zeros", "mean"], layer="0", norm="", eps=0.0, path=True))
+REMOVED = REMOVED.assign(accuracy=[80.0, 70.0, 90.0], chance=10.0)
+PRUNED = pd.DataFrame(dict(stressor=["none", "magnitude"], layer="", eps=0.0, accuracy=[90.0, 90.0], n_zero=[0, 5]))
+PRUNED = PRUNED.assign(n_total=10, n_zero_active=[0, 4], n_active=8)
+SIZED = pd.DataFrame(dict(suite=["clean", "linf", "linf"], stressor=["clean", "fgsm", "fgsm"], size=[np.nan, 1.0, 2.0]))
+SIZED = SIZED.assign(accuracy=[90.0, 45.0, 20.0], calibrated=0.1, **ABOUT_RUN)
+WITHOUT_CHANNELS = pd.DataFrame(
+    dict(suite=["filters", "channels"], stressor=["unfiltered", "channel"], layer=["", "0"])
+)
+WITHOUT_CHANNELS = WITHOUT_CHANNELS.assign(eps=0.0, accuracy=[90.0, 80.0])
+ARMS = pd.DataFrame(dict(arm=["none", "negative"], seed=0, after=2, start=1, stressor="fgsm", accuracy=[50.0, 60.0]))
 NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
 BYTES, LOGITS = (255 * X).byte(), torch.eye(4)
 WRONG = (MODEL(X).argmax(1) + 1) % 10
 BALL, THREAT = attacks.Ball(X, 0.1), attacks.Threat(MODEL, X, Y)
+CLAIM = dict(id="T-1", paper="toy", statement="it is", source="Fig 1", published="90 %", condition="at least 90 %")
+CLAIM |= dict(experiment="metaplasticity/forgetting")
 SEARCHING = attacks.Search(THREAT, 0.1)
 STAGES, RULE = conversion.chain(MODEL, X), stdp.Rule(thresholds=(1.0, 1.0), steps=3)
 NIGHT = stdp.sleep(perceptron(), X, RULE, RNG, watch=3)
@@ -122,6 +165,10 @@ LEARNER = training.Learner(MODEL, torch.optim.SGD(MODEL.parameters(), 0.1))
 PARTS = dict(x_train=DIGITS.x_train, y_train=DIGITS.y_train, x_test=DIGITS.x_test, y_test=DIGITS.y_test)
 SEEN = pd.DataFrame(dict(network=["a", "a", "b", "b"], stressor="fgsm", seed=[0, 1, 0, 1], strength=0.1, view="logits"))
 SEEN = SEEN.assign(attack_loss="ce", accuracy=[90.0, 91.0, 80.0, 82.0])
+CORRUPTED = pd.DataFrame(dict(stressor=["clean", *common_corruptions.REPORTED], strength=1, accuracy=50.0)).assign(
+    bn="own", order="corrupt_first", reading="corrected", on=1, meta=0.0, width=8, epochs=1, seed=0, profile="cpu"
+)
+CORRUPTED["hardware"] = "GPU"
 
 
 @experiment(smoke=dict(seed=0))
@@ -132,6 +179,13 @@ def one_row(seed: int = 0) -> pd.DataFrame:
 
 def state():
     return attacks.State(i=torch.arange(4), y=Y, a=X.clone(), queries=0, gradients=0)
+
+
+def ready():
+    "The state of an attack that has looked once."
+    s = attacks.State(i=torch.arange(4), y=Y, a=X.clone(), ids=torch.arange(4), seed=0, ball=BALL, target=None)
+    s.far, s.best = torch.full((4,), math.inf), X.clone()
+    return s
 
 
 def animals():
@@ -189,7 +243,10 @@ CALLS = {
     statistics.differences: dict(
         found=ROWS_OF_TWO, pairs=[("a", "b")], on="network", y="accuracy", by="seed", over=["strength"]
     ),
-    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2),
+    statistics.worded: dict(table=statistics.differences(ROWS_OF_TWO, [("a", "b")]), family=False, decimals=2)
+    | dict(columns="strength"),
+    plots.mean_table: dict(found=ROWS_OF_TWO, rows="network", columns=["strength"], y="accuracy", where="strength > 0")
+    | dict(sd=True, sort=False, decimals=2),
     plots.about_records: dict(found=ROWS_OF_TWO, per="network"),
     plots.needs_records: dict(draw=lambda found: found),
     plots.show: dict(
@@ -204,6 +261,8 @@ CALLS = {
         colours=None,
         cols=2,
         title="two networks",
+        where="strength > 0",
+        axes=dict(xlim=(0, 1)),
     ),
     execution.read_notebook: dict(path="one.ipynb"),
     execution.tagged: dict(cell=NOTEBOOK.cells[0], tag="report"),
@@ -222,8 +281,11 @@ CALLS = {
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
     stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
-    stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x)),
-    stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto"),
+    stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x))
+    | dict(shown=lambda x, seed: x),
+    stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto", names=["fog"])
+    | dict(compat=("dimming",), noise_seed=lambda seed, name, severity: seed),
+    stressors.stress_names: dict(rows=ROWS),
     stressors.linf_suite: dict(model=MODEL, x=X, eps=(0.1,), attacks=("fgsm",)),
     stressors.fault_suite: dict(model=MODEL, x=X, rates=(0.1,)),
     stressors.noise_blur_suite: dict(model=MODEL, x=X, sigmas=(1.0,), variances=(0.1,)),
@@ -240,20 +302,101 @@ CALLS = {
     masking.Back: dict(model=MODEL, low=0.0, high=255.0),
     masking.audit: dict(model=MODEL, data=(X, Y), eps=0.1, images=4, surrogates=[MODEL], seed=0),
     masking.audit_summary: dict(table=AUDIT),
+    masking.red_table: dict(found=AUDITS, columns=["network"], rows=("kind", "check")),
+    masking.red_counts: dict(found=AUDITS, by="network"),
     zoo.timed_training: dict(name="local/small", parameters=dict(seed=0), folder=".", seconds=1.0),
     zoo.network: dict(parent=None, views=zoo.LOGITS, seconds=1.0),
     zoo.find_network: dict(name="sleep/control", paper="sleep"),
     zoo.load_network: dict(name="sleep/control", seed=0, data="digits", paper="sleep", epochs=1, hidden=(8, 8)),
     zoo.views_of: dict(name="sleep/control", paper="sleep"),
     zoo.networks: dict(paper="sleep"),
+    zoo.network_of: dict(paper="sleep"),
+    zoo.with_parent: dict(names=["sleep", "authors"], paper="sleep"),
     plots.ordered_colours: dict(values=[1, 2]),
+    input_diversity.resized: dict(x=X, u=torch.rand(4, 4), smallest=0.9, probability=0.5),
+    input_diversity.gaussian_kernel: dict(size=3, sigma=1.0),
+    input_diversity.smoothed: dict(g=X, kernel=torch.ones(3, 3) / 9),
+    input_diversity.DIM: dict(steps=1, step_size=0.1, momentum=1.0, probability=0.5, smallest=0.9, random_start=False)
+    | dict(loss="ce"),
+    input_diversity.TIM: dict(steps=1, step_size=0.1, momentum=1.0, size=3, sigma=1.0, probability=0.5, smallest=0.9)
+    | dict(random_start=False, loss="ce"),
+    minimum_norm.size_of: dict(move=X, norm="l1"),
+    minimum_norm.finite: dict(g=X),
+    minimum_norm.unit: dict(g=X, s=ready(), k=0),
+    minimum_norm.begin: dict(s=ready()),
+    minimum_norm.remember: dict(search=SEARCHING, s=ready(), logits=MODEL(X), norm="linf"),
+    minimum_norm.cosine: dict(first=1.0, last=0.1, k=0, steps=3),
+    minimum_norm.DDN: dict(steps=1, gamma=0.1, radius=1.0, loss="ce"),
+    minimum_norm.into_ball: dict(move=X, radius=torch.ones(4), norm="l1"),
+    minimum_norm.soft_margin: dict(logits=LOGITS, y=Y, target=None),
+    minimum_norm.FMN: dict(steps=1, norm="l2", gamma=0.1, step_size=None, room=True, loss=None),
+    minimum_norm.to_plane: dict(x=X, w=X, want=torch.ones(4), norm="linf", clip=True),
+    minimum_norm.FAB: dict(steps=1, norm=None, candidates=2, alpha=0.1, overshoot=1.0, back=0.9),
+    minimum_norm.FABT: dict(steps=1, norm="l2", targets=2, alpha=0.1, overshoot=1.0, back=0.9),
+    minimum_norm.local_optimality: dict(distance=torch.ones(4), best=torch.ones(4)),
+    worst_case.bump: dict(side=3, dtype=torch.float64, device="cpu"),
+    worst_case.kl_divergence: dict(logits=LOGITS, clean=LOGITS),
+    worst_case.PGDKL: dict(steps=1, step_size=0.1, relative_step=None, momentum=0.5),
+    worst_case.APGDKL: dict(steps=2),
+    worst_case.WorstCase: dict(steps=1, target_steps=1, fab_steps=1, queries=2, targets=1),
+    worst_case.worst_case: dict(model=MODEL, x=X, y=Y, eps=0.1, norm="linf", batch_size=2, generator=RNG, mode="eval")
+    | dict(steps=2, target_steps=2, fab_steps=1, queries=2, targets=1),
+    claims.Finding: dict(passed=True, measured="seen", values=[1.0], unit="%", only_under=""),
+    claims.Claim: CLAIM | dict(check=len, where={}, condition_cpu=None, where_cpu=None, min_seeds=1, amended=""),
+    claims.claim: dict(id="T-1"),
+    claims.Verdict: dict(claim=claims.Claim(**CLAIM, check=len), outcome="holds", scale="cpu", finding=None, n=3)
+    | dict(rests_on="records", hardware=(), stale=False, missing=""),
+    claims.verdict: dict(claim=claims.Claim(**CLAIM, check=len), store=None, source=lambda *about: pd.DataFrame()),
+    claims.known_claims: dict(paper="sleep"),
+    claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
+    claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
+    claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
+    claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),
+    calibration.attacked_ratio: dict(models=[CONV], x=X, y=SEEN_BY_CONV, eps=0.1, attack="fgsm", seed=0),
+    calibration.Calibration: dict(eps=0.1, ratio=0.5, clean=90.0, attacked=45.0, tried=pd.DataFrame()),
+    calibration.halving_eps: dict(models=[CONV], x=X, y=SEEN_BY_CONV, ratio=0.5, tolerance=0.5, points=9, halvings=1)
+    | dict(attack="fgsm", seed=0),
+    calibration.attack_constraints: dict(
+        table=pd.DataFrame(dict(clean=[90.0], attacked=[45.0], classes=[10])), tolerance=0.1
+    ),
+    calibration.trained: dict(network="resnet18", seed=0, data="digits", epochs=1, n_train=100, thin=True)
+    | dict(tiny_size=32),
+    calibration.held_out: dict(data="digits", images=20, part="valid", tiny_size=32),
+    calibration.calibrated_eps: dict(network="resnet18", data="digits", seeds=1, epochs=1, n_train=100, images=20)
+    | dict(thin=True, tiny_size=32),
+    selective_training.layers_to_freeze: dict(scores=BOTH_SCORES, arm="negative", seed=0),
+    selective_training.SelectiveTraining: dict(scores=len, arm="none", start=0, every=None, mode="skip", seed=0),
+    figures.stress_regions: dict(rows=MAP, layer="2", filter="high_pass"),
+    figures.score_areas: dict(rows=ATTACKED_MAP, layer="2"),
+    figures.layer_curves: dict(rows=ATTACKED_MAP, layers=["2"], by=["seed"], title="curves"),
+    figures.filter_panels: dict(rows=ATTACKED_MAP, layer="2", lines=None),
+    figures.score_map: dict(scores=RUN_SCORES, by=["data"], delta=0.05, show=["S_clean"]),
+    figures.score_courses: dict(table=COURSE, normalised=False),
+    figures.overview: dict(model=CONV, clean=X[0], attacked=X[0], rows=ATTACKED_MAP, layer="2", threshold=0.5),
+    filter_response.removal: dict(rows=RESPONSE, filter="high_pass"),
+    filter_response.improvements: dict(rows=CHOSEN),
+    batchnorm_effect.norm_of: dict(model=CONV, x=X),
+    batchnorm_effect.replaced: dict(model=CONV, layer="0", way="zeros", x=X, norm=None),
+    batchnorm_effect.batchnorm_share: dict(rows=REMOVED),
+    selective_backpropagation.gains: dict(rows=ARMS, arm="negative"),
+    pruning.pruned_masks: dict(model=CONV, way="score", share=0.02, scores=BOTH_SCORES, seed=0),
+    pruning.free_share: dict(rows=PRUNED, points=1.0),
+    external_stress.external_score: dict(rows=SIZED, attack="fgsm", end=2.0),
+    external_stress.ratios: dict(rows=SIZED),
+    score_reliability.by_grid: dict(rows=ATTACKED_MAP.assign(thresholds_used=3), score="S_adv"),
+    score_reliability.against_random: dict(
+        rows=pd.concat([RANDOM_MAP.assign(seed=k) for k in range(2)]), score="S_clean"
+    ),
+    score_reliability.collapsed_share: dict(rows=MAP),
+    score_reliability.transfer: dict(rows=ATTACKED_MAP.assign(**ABOUT_RUN)),
+    score_reliability.channel_table: dict(rows=WITHOUT_CHANNELS),
     plots.spread: dict(df=RUNS, y="accuracy", over=["meta"], by="seed", interval="sd"),
     plots.curve_with_spread: dict(
         ax=plt.subplots()[1], df=RUNS, x="eps", y="accuracy", group="meta", by="seed", interval="t", style="bars"
     )
     | dict(colours={0.0: "red", 1.0: "blue"}),
     plots.curve_panels: dict(df=RUNS, column="eps", values=[0.1], x="eps", y="accuracy", group="meta", shape=(1, 1))
-    | dict(size=(2, 2), ylim=(0, 100), labels=("a", "b")),
+    | dict(size=(2, 2), ylim=(0, 100), labels=("a", "b"), title="made"),
     plots.image_grid: dict(images=X, titles=None, rows=2, cols=2, size=1.0),
     plots.heat_table: dict(table=pd.DataFrame([[1.0]]), ax=None, low=0.0, high=1.0, decimals=1),
     plots.caption: dict(df=RUNS, per="meta"),
@@ -369,6 +512,8 @@ CALLS = {
     stdp.raster: dict(night=NIGHT, ax=None, units=3),
     stdp.sleep: dict(model=perceptron(), x=X, rule=RULE, generator=RNG, dream=None, s=None, watch=1, engine="event"),
     adversarial_robustness.situations: dict(n_tasks=2),
+    common_corruptions.as_tested: dict(df=CORRUPTED, way="camera", highest=2),
+    common_corruptions.figure_3: dict(found=CORRUPTED, way="camera", highest=2),
     common_corruptions.seen_by: dict(x=X, permutation=None, name="fog", severity=1, order="permute_first")
     | dict(reading="report", seed=0),
     forgetting.EvalModeTrace: dict(batches=TASK.test_batches()),
@@ -382,6 +527,7 @@ CALLS = {
     frozen_features.feature_extractor: dict(extractor="digits", x=BYTES, epochs=1),
     noise_blur_fgsm.gain: dict(df=SEEN, network="a", parent="b", stress="fgsm", view=("logits", "ce")),
     noise_blur_fgsm.lowest_view: dict(df=SEEN),
+    noise_blur_fgsm.first_view: dict(df=SEEN.assign(network="sleep")),
     spiking_activity.by_stretch: dict(night=NIGHT),
     strong_attacks.bounded: dict(model=MODEL, x=X, y=WRONG, seed=0),
     strong_attacks.nearest: dict(model=MODEL, x=X, y=WRONG, seed=0),
@@ -513,7 +659,7 @@ CALLS = {
     filters.filtered: dict(model=CONV, keep={"2": torch.ones(10, 72, dtype=torch.bool)}),
     filter_map.filter_map: dict(model=CONV, data=(X, Y), layers="2", scope="local", filters=["pulse"], thresholds=2)
     | dict(eps=0.1, adversary="static", attack="fgsm", options={}, images=None, seed=0, engine="plain", chunk=2)
-    | dict(batch_size=2, compat=(), keep=None),
+    | dict(batch_size=2, compat=(), keep=None, per_image=False),
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=DIGITS, width=8, init="torchvision"),
@@ -521,13 +667,15 @@ CALLS = {
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.combined_response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.label: dict(score=0.1, delta=0.05, tested=True),
-    scores.filter_scores: dict(rows=MAP, filters=["high_pass"], by=(), rule="simpson", count="all", delta=0.05),
+    scores.filter_scores: dict(rows=MAP, filters=["high_pass"], by=(), rule="simpson", count="all", delta=0.05)
+    | dict(draws=0, seed=0),
     scores.normalised_scores: dict(table=SCORES, method="symmetric"),
     scores.to_layers: dict(table=SCORES, share=0.5, score="S_clean", what="names", lowest=True, stressor="combined"),
 }
 MANAGERS = {faults.faulty, evaluation.eval_mode, conversion.without_dropout, attacks.untouched}
-MANAGERS |= {execution.own_kernel, zoo.timed_training, layers.using_bn, filters.filtered}
+MANAGERS |= {batchnorm_effect.replaced, execution.own_kernel, zoo.timed_training, layers.using_bn, filters.filtered}
 EXTRA_SETTINGS = {zoo.load_network: {"epochs", "hidden"}}
+EXTRA_SETTINGS[worst_case.worst_case] = {"steps", "target_steps", "fab_steps", "queries", "targets"}
 
 # Bad values by an argument's name, beside those that follow from its annotation
 
@@ -538,9 +686,17 @@ BY_NAME = dict(
     generator=[0],
     model=[nn.Flatten, 3, len],
     net=[nn.Flatten, 3, len],
-    data=[3, pd.DataFrame()],
+    data=[3, pd.DataFrame(), "mnsit"],
     df=[3, pd.DataFrame(), "text"],
-    rows=[3, "text"],
+    rows=[3, "text", pd.DataFrame()],
+    scores=[3, "text", pd.DataFrame()],
+    table=[3, "text", pd.DataFrame()],
+    layer=[3, "no such layer"],
+    norm=["l3", "linf ", 2],
+    attack=["fsgm", 3],
+    network=["sqeezenet", 3],
+    profile=["smok", 3],
+    device=["gpu", 3],
     name=[pd.DataFrame(), 3],
     path=[3, pd.DataFrame()],
     x=[3, X.numpy(), "images"],
@@ -563,6 +719,14 @@ BY_HAND = {
     (report.named_model, "normalise"): ["cifar", "0.5", "0.5/0.5/0.5", "0.5/0", "a/b"],
     (zoo.find_network, "name"): ["sleep/slep"],
     (zoo.load_network, "name"): ["sleep/slep"],
+    (figures.stress_regions, "layer"): ["no such layer"],
+    (figures.score_areas, "layer"): ["no such layer"],
+    (figures.filter_panels, "layer"): ["no such layer"],
+    (figures.filter_panels, "lines"): ["no such column"],
+    (batchnorm_effect.replaced, "layer"): ["no such layer"],
+    (batchnorm_effect.replaced, "norm"): ["no such layer"],
+    (claims.Finding, "values"): [[[1.0]]],
+    (claims.Finding, "only_under"): ["compat"],
     (plots.image_grid, "images"): [X + 1, X[0, 0], X * math.nan],
     (plots.save_figure, "name"): ["a/b", ""],
     (statistics.t_interval, "values"): [[], ["a"]],
@@ -642,14 +806,6 @@ def test_bad_values_are_refused_by_name(fn, name, here):
 # Nothing public is left out
 
 
-LATER = "claims input_diversity minimum_norm worst_case".split()
-LATER += [
-    f"filtering.{m}"
-    for m in "batchnorm_effect calibration external_stress figures filter_response global_scores".split()
-]
-LATER += [f"filtering.{m}" for m in "gradient_masking layer_scores pruning score_reliability".split()]
-LATER += [f"filtering.{m}" for m in "selective_backpropagation selective_training".split()]
-LATER = {f"robustlit.{m}" for m in LATER}  # what is not annotated with more than its types yet
 OWN_TESTS = {
     "robustlit.checks": "tests/test_checks.py",
     "robustlit.digest": "tests/test_digest.py",
@@ -663,8 +819,6 @@ GIVEN = {
     store.Record: "what a store gives",
     sweeps.Run: "what `plan` gives",
     sweeps.ExperimentNotebook: "what `open_notebook` gives",
-    layers.sign: "called inside of networks, also while they are traced",
-    streams.permute: "called for every batch",
     attacks.AutoAttack: "needs a package that is not always there",
     command.main: "refuses by its own parser, with an exit code",
     sweeps.carry_out: "given by the parser of the command line",
@@ -680,7 +834,12 @@ GIVEN = {
     zoo.Network: "what `find_network` gives",
     filters.FilterStep: "what `filter_steps` gives",
     baselines.Start: "what `begin` gives",
+    worst_case.Cascade: "what `worst_case` gives",
+    claims.moved_claims: "runs the code of another revision: tests/test_moved.py",
 }
+KIND_ALONE = (global_scores.trajectories, global_scores.distances, layer_scores.scored_runs, layer_scores.profiles)
+KIND_ALONE += (layer_scores.likeness, layer_scores.periodicity)
+GIVEN |= dict.fromkeys(KIND_ALONE, "say the kinds of their arguments alone: tests/test_filtering_experiments.py")
 
 
 def takes_arguments(thing):
@@ -702,13 +861,28 @@ def public():
                 yield thing
 
 
-def test_every_public_function_is_called():
+def unnamed():
+    "Public functions and classes that are neither in the table of calls nor named with a reason."
     drawn = {one.check for one in known_claims()}  # given records by `verdict`
-    left = {f for f in public() if f.__module__ not in LATER | {*OWN_TESTS}} - {*CALLS} - {*GIVEN} - drawn
-    left = {
-        f for f in left if not (inspect.isclass(f) and issubclass(f, Exception)) and inspect.signature(f).parameters
-    }
-    assert not sorted(map(label, left))
+    return sorted(label(f) for f in {*public()} - {*CALLS} - {*GIVEN} - drawn if f.__module__ not in OWN_TESTS)
+
+
+def test_every_public_function_is_called_or_named_with_a_reason():
+    assert not unnamed()
+    assert not [label(f) for f in GIVEN if f in CALLS], "called in the table, so it needs no reason"
+    assert not [label(f) for f in {*GIVEN} - {*public()}], "no longer public"
+    assert all(GIVEN.values()) and all(Path(__file__).with_name(Path(p).name).exists() for p in OWN_TESTS.values())
+
+
+def test_a_new_public_function_is_missed(monkeypatch):
+    def fresh(path): ...
+
+    fresh.__module__, fresh.__qualname__ = files.__name__, "fresh"
+    monkeypatch.setattr(files, "fresh", fresh, raising=False)
+    monkeypatch.setattr(files, "__all__", [*files.__all__, "fresh"])
+    assert unnamed() == ["files.fresh"]
+    monkeypatch.setitem(GIVEN, fresh, "made for this test")
+    assert not unnamed()
 
 
 # Experiments: by the command line, by `recorded`, and called directly
@@ -716,10 +890,9 @@ def test_every_public_function_is_called():
 GIVEN_BADLY = dict(
     meta="abc", seed=1.5, lr=True, width=0, epochs=-1, batch_size=0.5, n_tasks=True, images=0, hidden=[0], eps=1.5
 )
-RUNNABLE = [experiments.find_experiment(name) for name in sorted(experiments.known_experiments())]
-RUNNABLE = [
-    one for one in RUNNABLE if one.paper not in ("local", "filtering")
-]  # those of filtering say their types alone
+KINDS_ALONE = ("filtering/global_scores", "filtering/layer_scores")  # say the kinds of their parameters alone
+KNOWN = [experiments.find_experiment(name) for name in sorted(experiments.known_experiments())]
+RUNNABLE = [one for one in KNOWN if one.paper != "local" and one.name not in KINDS_ALONE]
 
 
 @pytest.mark.parametrize("one", RUNNABLE, ids=lambda one: one.name)
@@ -732,6 +905,55 @@ def test_an_experiment_refuses_bad_values_by_name(one, here):
         for call in (one, lambda **bad: records.recorded(one, **bad), lambda **bad: sweeps.plan(book(one), bad)):
             with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
                 call(**{name: value})
+
+
+# One role, one annotation
+
+NAMES = dict(data=("mnsit", "mnist"), network=("slep", "sleep"), profile=("smok", "smoke"))
+
+
+@pytest.mark.parametrize("one", RUNNABLE, ids=lambda one: one.name)
+def test_an_experiment_refuses_unknown_names_with_the_nearest(one, here):
+    for name, (wrong, right) in NAMES.items():
+        if name not in (*one.parameters, "profile"):
+            continue
+        ways = [lambda **bad: records.recorded(one, **bad), lambda **bad: records.key_of(one, **bad)]
+        for call in ways if name == "profile" else [one, *ways]:
+            with pytest.raises(ValueError, match=f"`{name}` is unknown: '{wrong}'") as e:
+                call(**{name: wrong})
+            known = one.parameters.get(name)
+            near = right if known is None or name == "data" or right in str(known.default) else "Known: "
+            assert near in str(e.value)
+    assert not (here / "runs").exists()
+
+
+ROLES = ("data", "network", "norm", "attack", "device", "profile")
+BARE = {  # parameters of these names that take any string, and why
+    "batchnorm_effect.replaced norm": "the name of a layer",
+    "noise_blur_fgsm.gain network": "what a table calls it",
+    "checks.check_eps norm": "only linf has a largest radius; the attack refuses unknown ones",
+    "experiments.bind profile": "of the experiment's own profiles",
+    "masking.images attack": "a method that the audit calls",
+    "masking.under attack": "a method that the audit calls",
+    "global_scores.global_scores data": "says its kind alone",
+    "global_scores.global_scores network": "says its kind alone",
+    "layer_scores.layer_scores data": "says its kind alone",
+    "layer_scores.layer_scores network": "says its kind alone",
+}
+
+
+def bare():
+    "Parameters of public functions and experiments that bear the name of a role and take any string."
+    for path in sorted(Path(robustlit.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__init__"):
+                for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
+                    if a.arg in ROLES and a.annotation is not None and "str" in ast.unparse(a.annotation).split(" | "):
+                        yield f"{path.stem}.{node.name} {a.arg}"
+
+
+def test_an_argument_that_names_something_known_is_annotated_with_what_is_known():
+    assert {*bare()} <= {*BARE}
 
 
 def book(one):

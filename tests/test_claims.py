@@ -27,6 +27,7 @@ PARTS = dict(
 
 @pytest.fixture(autouse=True)
 def own_registry(monkeypatch):
+    claims.known_claims()  # what is first imported during a test would be lost with the test's registry
     monkeypatch.setattr(claims, "_claims", {})
 
 

@@ -103,11 +103,33 @@ sys.meta_path.insert(0, Absent())
 EXTRA_MODULES = tuple(m for modules in EXTRAS.values() for m in modules)
 
 
-@pytest.mark.parametrize("extra, words", [("sweeps", "list"), ("notebooks", "diff HEAD"), ("sweeps", "stress a:b")])
+@pytest.mark.parametrize("extra, words", [("sweeps", "list"), ("notebooks", "diff HEAD"), ("sweeps", "run forgetting")])
 def test_a_command_names_the_extra_that_it_lacks(extra, words):
     done = without(EXTRAS[extra], f"from robustlit.command import main; sys.exit(main({words.split()}))")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and f'pip install "robustlit[{extra}]"' in done.stderr
+
+
+@pytest.mark.parametrize("words", ["run forgetting", "sweep forgetting -g seed 0:2", "list", "status"])
+def test_what_needs_several_extras_names_them_at_once(words):
+    done = without(EXTRA_MODULES, f"from robustlit.command import main; sys.exit(main({words.split()}))")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and 'pip install "robustlit[notebooks,sweeps]"' in done.stderr
+
+
+def test_data_and_stress_need_no_extra(tmp_path):
+    (tmp_path / "mynet.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    for words in (["data"], "stress mynet:make --images 10 --suite noise_blur --no-audit --out page.html".split()):
+        code = f"import os; os.chdir({str(tmp_path)!r})\nfrom robustlit.command import main; sys.exit(main({words}))"
+        done = without(EXTRA_MODULES, code)
+        assert done.returncode == 0, done.stderr
+    assert "report: page.html" in done.stdout and "blur" in done.stdout
+    assert (tmp_path / "page.html").stat().st_size > 10_000 and (tmp_path / "page.csv").exists()
+    code = "from robustlit.command import main; sys.exit(main(['stress', 'no_such_module:make', '--images', '0']))"
+    done = without(EXTRA_MODULES, code)
+    assert done.returncode == 2 and done.stderr.startswith("robustlit: `--images`") and done.stderr.count("\n") == 1
 
 
 def test_the_library_works_without_extras():

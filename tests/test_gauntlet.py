@@ -440,6 +440,57 @@ def test_rows_go_to_the_file_as_they_come_and_the_same_call_goes_on(tmp_path, st
     assert ran == []
 
 
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_several_networks_keep_their_rows_by_name_and_share_their_images(tmp_path, stop):
+    made, file, models = [], tmp_path / "rows.csv", nn.ModuleDict(dict(first=plain(), second=plain()))
+    inner = noise_blur_suite(plain(), X, (0.5, 1.0), (0.1,))
+
+    def stops(model, x, y, seed):
+        if model is models["second"]:
+            raise KeyboardInterrupt
+        return inner[stop].run(model, x, y, seed)
+
+    def one(s):
+        shown = lambda x, seed: (made.append(s.name), s.shown(x, seed))[1]
+        return Stressor(s.suite, s.name, s.strength, s.unit, s.run, shown)
+
+    suite = [one(s) for s in inner]
+    whole = stress(models, (X, Y), suite)
+    assert made == ["blur", "blur", "noise"]
+    assert list(whole.columns)[:2] == ["model", "suite"] and whole.model.tolist() == ["first", "second"] * 4
+    s = inner[stop]
+    with pytest.raises(KeyboardInterrupt):
+        halted = Stressor(s.suite, s.name, s.strength, s.unit, stops)
+        stress(models, (X, Y), [*suite[:stop], halted, *suite[stop + 1 :]], keep=file)
+    for again in (suite[stop:], []):  # the network that was stopped goes on alone, with the images made once more
+        made.clear()
+        pd.testing.assert_frame_equal(stress(models, (X, Y), suite, keep=file), whole)
+        assert made == [s.name for s in again]
+    other = nn.ModuleDict(dict(third=models["first"], second=models["second"]))
+    assert stress(other, (X, Y), suite, keep=file).model.unique().tolist() == ["third", "second"] and len(made) == 3
+
+
+@pytest.mark.parametrize("where", ["images", "first", "second"])
+def test_of_several_networks_each_loses_its_own_row(where):
+    models = nn.ModuleDict(dict(first=plain(), second=plain()))
+    suite = noise_blur_suite(plain(), X, (0.5,), (0.1,))
+    whole = stress(models, (X, Y), suite)
+    no = dict(second=models["second"], first=models["first"])
+
+    def run(model, x, y, seed):
+        return failing(model, x, y, seed) if model is no[where] else suite[0].run(model, x, y, seed)
+
+    one = Stressor("own", "fog", 1.0, "", run)
+    if where == "images":
+        one = Stressor("own", "fog", 1.0, "", run, lambda x, seed: failing(None, x, None, seed))
+    lost = {"images": ["first", "second"]}.get(where, [where])
+    with pytest.warns(UserWarning, match=f"{len(lost)} of 6 stressors failed"):
+        rows = stress(models, (X, Y), [one, *suite])
+    assert rows[rows.error != ""].model.tolist() == lost and rows[rows.error == ""].accuracy.notna().all()
+    rest = rows[rows.stressor != "fog"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, whole)
+
+
 def test_the_report_names_what_failed(tmp_path, monkeypatch):
     monkeypatch.setitem(
         SUITES,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustlit.attacks import ATTACKS, MIM, Ball, Transfer, attack_images, image_uniform
+from robustlit.attacks import ATTACKS, MIM, Ball, State, Transfer, attack_images, image_uniform
 from robustlit.checks import bad_values
 from robustlit.data import Batches, as_images, load
 from robustlit.digest import edited, entry_digests, noting
@@ -417,15 +417,13 @@ def test_local_optimality_by_hand():
 
 
 def test_unit_uses_what_is_finite():
-    class S:
-        ids, seed = torch.arange(4), 0
-
+    s = State(ids=torch.arange(4), seed=0)
     g = torch.tensor([[3.0, 4.0], [math.inf, -2.0], [1e-38, 0.0], [0.0, 0.0]]).view(4, 1, 1, 2)
-    u = unit(g, S, 0).view(4, 2)
+    u = unit(g, s, 0).view(4, 2)
     assert torch.allclose(u[:3], torch.tensor([[0.6, 0.8], [0.0, -1.0], [1.0, 0.0]])) and u[
         3
     ].norm().item() == pytest.approx(1)
-    assert torch.equal(unit(g[3:], type("T", (), dict(ids=torch.tensor([3]), seed=0)), 0).view(2), u[3])
+    assert torch.equal(unit(g[3:], State(ids=torch.tensor([3]), seed=0), 0).view(2), u[3])
 
 
 @pytest.mark.parametrize(

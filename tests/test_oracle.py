@@ -35,6 +35,10 @@ SHORT = {
 }
 
 
+# Asked by an annotation, which is no part of a digest: it refuses an argument or lets it pass, and changes no row.
+REFUSES_ONLY = ("robustlit.zoo._is_network",)
+
+
 def own(name):
     return (Path(__file__).parent.parent / "robustlit" / f"{name}.py").is_file()
 
@@ -52,7 +56,8 @@ def told():
 
 def test_what_ran_was_reached(told):
     assert len(told) >= 17 - len(LONG)
-    assert {name: found["missed"] for name, found in told.items() if found["missed"]} == {}
+    missed = {name: [r for r in found["missed"] if r not in REFUSES_ONLY] for name, found in told.items()}
+    assert {name: those for name, those in missed.items() if those} == {}
 
 
 def test_the_oracle_sees_what_runs(told):

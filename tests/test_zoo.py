@@ -14,7 +14,7 @@ from robustlit.digest import Table
 from robustlit.evaluation import logits_of
 from robustlit.metaplasticity.continual import learned
 from robustlit.sleep.networks import VIEWS
-from robustlit.zoo import find_network, load_network, network, networks, views_of
+from robustlit.zoo import find_network, load_network, network, network_of, networks, views_of
 
 networks()  # every paper is imported, so that no test registers its networks in a zoo that is put away
 TINY = dict(data="digits", hidden=(20, 16), epochs=1, batch_size=50)
@@ -41,7 +41,7 @@ def named(fn, module, **about):
 def counted(calls, fail=False):
     "A network that counts its trainings."
 
-    def small(seed: int = 0, data: str = "none", size: int = 3):
+    def small(seed: int = 0, data: str = "digits", size: int = 3):
         "Two lines in one.\n\nThe second."
         torch.manual_seed(seed)
 
@@ -140,31 +140,53 @@ def test_a_notebooks_function_takes_the_place_of_the_packages():
 def test_a_network_is_trained_once_and_found_from_then_on(tmp_path, capsys):
     calls = []
     make = named(counted(calls), "robustlit.dropen.nets")
-    first = load_network("dropen/small", 4, "none")
+    first = load_network("dropen/small", 4, "digits")
     again = make(4, size=3)
     assert calls == [(4, 3)] and len(files(tmp_path)) == 1
     assert not first.training and not again.training and torch.equal(first.weight, again.weight)
     torch.manual_seed(4)
     assert torch.equal(first.weight, nn.Linear(3, 3).weight + 1)
-    load_network("small", 5, "none"), load_network("small", 4, "other"), load_network("small", 4, "none", size=2)
+    load_network("small", 5, "digits"), load_network("small", 4, "mnist"), load_network("small", 4, "digits", size=2)
     assert calls == [(4, 3), (5, 3), (4, 3), (4, 2)] and len(files(tmp_path)) == 4
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told] == [
-        "dropen/small (seed 4, data none) is trained, once",
-        "dropen/small (seed 5, data none) is trained, once",
-        "dropen/small (seed 4, data other) is trained, once",
-        "dropen/small (seed 4, data none) is trained, once",
+        "dropen/small (seed 4, data digits) is trained, once",
+        "dropen/small (seed 5, data digits) is trained, once",
+        "dropen/small (seed 4, data mnist) is trained, once",
+        "dropen/small (seed 4, data digits) is trained, once",
     ]
 
 
 def test_a_finished_network_is_handed_through(tmp_path, capsys):
     net = nn.Linear(2, 2).train()
 
-    def published(seed=0, data="none"):
+    def published(seed=0, data="digits"):
         return net
 
     assert named(published, "robustlit.dropen.nets")(1) is net and not net.training
     assert not files(tmp_path) and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("given", [dict(data="digts"), dict(data=3), dict(seed=1.5), dict(seed=True)])
+def test_bad_seeds_and_datasets_are_refused_by_both_doors_before_anything_is_trained(tmp_path, given):
+    calls = []
+    make = named(counted(calls), "robustlit.dropen.nets")
+    (name,) = given
+    for door in (make, lambda **settings: load_network("dropen/small", **settings)):
+        with pytest.raises((TypeError, ValueError), match=f"`{name}`") as e:
+            door(**given)
+        assert given != dict(data="digts") or "did you mean 'digits'" in str(e.value)
+    assert not calls and not files(tmp_path)
+
+
+def test_an_argument_that_names_a_network_says_which_are_near():
+    check = network_of("sleep")
+    for known in ("sleep", "sleep/sleep", "metaplasticity/binary", "binary"):
+        check.refuse(known, "network")
+    with pytest.raises(ValueError, match="`network` is unknown: 'slep'; did you mean 'sleep'"):
+        check.refuse("slep", "network")
+    with pytest.raises(ValueError, match="`net` is unknown: 'sleep/binry'"):
+        check.refuse("sleep/binry", "net")
 
 
 def test_what_breaks_off_leaves_nothing(tmp_path):
@@ -218,15 +240,15 @@ def test_a_day_of_a_metaplastic_training():
 
 def test_the_time_is_known_from_trainings_before(tmp_path, capsys):
     make = named(counted([]), "robustlit.dropen.nets", seconds=7000)
-    make(0, "none", 2)
+    make(0, "digits", 2)
     log = tmp_path / "networks" / "seconds.jsonl"
     (line,) = log.read_text().splitlines()
     took = json.loads(line)
-    assert took["network"] == "dropen/small" and took["settings"] == dict(data="none", size=2)
+    assert took["network"] == "dropen/small" and took["settings"] == dict(data="digits", size=2)
     assert 0 <= took["seconds"] < 5
     slow = took | dict(seconds=200.0)
     log.write_text("".join(json.dumps(slow) + "\n" for _ in range(3)) + '{"network": "dro')
-    make(1, "none", 2), make(0), make(0, "none", 4)
+    make(1, "digits", 2), make(0), make(0, "digits", 4)
     told = [t.partition(": ")[2] for t in capsys.readouterr().out.splitlines()]
     assert told[0] == "how long that takes is not known yet"
     assert told[1] == "about 3 min, as before"

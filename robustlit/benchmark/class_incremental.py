@@ -17,6 +17,7 @@ from ..data import load
 from ..metaplasticity.continual import BATCH_NORMS, learn
 from ..metaplasticity.layers import binary_mlp, load_bn_state
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import class_pairs
 from ..evaluation import accuracy_by_task
 from ..training import pick_device, set_seed
@@ -27,7 +28,7 @@ def _with_batch_norm(model, shots: list, bn: str, on: int):
     load_bn_state(model, shots[min(on, len(shots)) - 1] if bn == "own" else shots[-1])
     return model
 
-
+# %% ../../nbs/benchmark/50_class_incremental.ipynb #530f3e32
 @experiment(
     version=1,
     id="comparison/streamed",
@@ -37,7 +38,7 @@ def _with_batch_norm(model, shots: list, bn: str, on: int):
 def class_incremental(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     seed: Seed = 0,  # Of images, weights and order
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     per_task: Count = 5000,  # Training images of each pair of classes
     epochs: Count = 2,  # Passes over each task

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import one_of
+from ..checks import Count, Images, Seed, check_choice, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
 from .filters import filterable_layers
 from .layer_scores import DATASETS
+from .networks import BuilderName
 from ..records import experiment
+from ..sources import DatasetName
 
 # %% ../../nbs/filtering/53_batchnorm_effect.ipynb #b853cf73
 WAYS = ("constant", "zeros", "mean")
@@ -42,9 +44,10 @@ def _hooked(model: nn.Module, modules: dict, hook: Callable, x: Tensor):
             handle.remove()
 
 
+@checked
 def norm_of(
     model: nn.Module,  # Any network
-    x: Tensor,  # An image or more (n, c, h, w)
+    x: Images,  # An image or more (n, c, h, w)
 ) -> dict:  # Name of a layer with weights to the name of its batch norm, or to None
     "Which batch norm stands behind each layer."
     layers = filterable_layers(model)
@@ -68,16 +71,20 @@ def _mean_output(model: nn.Module, module: nn.Module, x: Tensor) -> Tensor:
     return torch.stack(total).sum(0) / len(x)
 
 
+@checked
 @contextmanager
 def replaced(
     model: nn.Module,  # Any network
     layer: str,  # Name of a layer with weights
     way: Annotated[str, one_of(WAYS)],  # One of `WAYS`
-    x: Tensor,  # Training images, for `mean`
+    x: Images,  # Training images, for `mean`
     norm: str | None = None,  # Name of its batch norm, from `norm_of`
 ):
     "The network with a constant instead of what a layer and its batch norm give, for the length of a `with` block."
     modules = dict(model.named_modules())
+    check_choice(layer, filterable_layers(model), "layer")
+    if norm is not None:
+        check_choice(norm, modules, "norm")
     target = modules[layer if norm is None or way == "constant" else norm]
     mean = _mean_output(model, target, x) if way == "mean" else None
     bias = cast(Any, getattr(target, "bias", None))
@@ -117,16 +124,16 @@ def _answered(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> list:
     paper=dict(n_train=100_000, images=10_000, calibrated_at=100, thin=False, tiny_size=64),
 )
 def batchnorm_effect(
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network's weights and of the order of its images
-    epochs: int = 10,  # After which layers are removed
-    calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 256,  # Test images, stratified by class
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network's weights and of the order of its images
+    epochs: Count = 10,  # After which layers are removed
+    calibrated_at: Count = 10,  # Epochs after which the attack halves its accuracy
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 256,  # Test images, stratified by class
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with layer, norm, path, eps, most_given, chance (percent)
     "Accuracy without each layer, with a constant, zeros or the mean activation in its place."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
@@ -144,8 +151,12 @@ def batchnorm_effect(
     return pd.DataFrame(rows).assign(chance=chance)
 
 # %% ../../nbs/filtering/53_batchnorm_effect.ipynb #5f8116c9
+_Removed = Annotated[pd.DataFrame, with_columns("stressor", "layer", "norm", "eps", "path", "accuracy", "chance")]
+
+
+@checked
 def batchnorm_share(
-    rows: pd.DataFrame,  # Of `batchnorm_effect`, one run
+    rows: _Removed,  # Of `batchnorm_effect`, one run
 ) -> pd.DataFrame:  # Index layer; constant, zeros, mean (percent), path, share (percent of what is retained)
     "How much of the retained accuracy hangs on batch norm's constant."
     clean = rows[(rows["eps"] == 0) & (rows["layer"] != "")]

@@ -17,14 +17,27 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..attacks import ATTACKS, attack_images
-from ..checks import Count, Seed, above, between, check_choice, checked, not_empty
+from ..attacks import AttackName, attack_images
+from robustlit.checks import (
+    Count,
+    Images,
+    Labels,
+    Seed,
+    Share,
+    above,
+    between,
+    checked,
+    not_empty,
+    one_of,
+    with_columns,
+)
 from ..data import load
 from ..evaluation import accuracy_of, check_model, logits_of
 from .filter_map import stratified_images
-from .networks import BUILDERS
+from .networks import BuilderName
+from ..sources import DatasetName
 from ..zoo import load_network
 
 # %% ../../nbs/filtering/14_calibration.ipynb #bd0f045b
@@ -34,14 +47,13 @@ Models = Sequence[nn.Module]
 @checked
 def attacked_ratio(
     models: Annotated[Models, not_empty],  # Networks of the same kind, such as those of several seeds
-    x: Tensor,  # Images (n, c, h, w) in [0, 1]
-    y: Tensor,  # Labels (n,)
+    x: Images,  # Images (n, c, h, w) in [0, 1]
+    y: Labels,  # Labels (n,)
     eps: Annotated[float, above(0)],  # Size of the attack, in pixel units
-    attack: str = "fgsm",  # Of `ATTACKS`
+    attack: AttackName = "fgsm",  # Of `ATTACKS`
     seed: Seed = 0,  # Of random starts
 ) -> dict:  # clean, attacked (percent, means over networks), ratio
     "Accuracy under attack as a share of the clean one."
-    check_choice(attack, ATTACKS, "attack")
     clean, attacked = [], []
     for model in models:
         dice = torch.Generator().manual_seed(seed)
@@ -52,6 +64,7 @@ def attacked_ratio(
     return dict(clean=a, attacked=b, ratio=b / a if a else float("nan"))
 
 # %% ../../nbs/filtering/14_calibration.ipynb #869c1cee
+@checked
 @dataclass(frozen=True)
 class Calibration:
     "A size of attack, and what it does."
@@ -69,13 +82,13 @@ class Calibration:
 @checked
 def halving_eps(
     models: Annotated[Models, not_empty],  # Networks of the same kind, such as those of several seeds
-    x: Tensor,  # Validation images (n, c, h, w) in [0, 1], never those that results are quoted on
-    y: Tensor,  # Labels (n,)
-    ratio: Annotated[float, between(0, 1)] = 0.5,  # Attacked accuracy as a share of the clean one
+    x: Images,  # Validation images (n, c, h, w) in [0, 1], never those that results are quoted on
+    y: Labels,  # Labels (n,)
+    ratio: Share = 0.5,  # Attacked accuracy as a share of the clean one
     tolerance: Annotated[float, above(0)] = 0.005,  # How near is near enough
     points: Annotated[int, between(2, 100)] = 12,  # Of the grid from 0.001 to 1
     halvings: Count = 10,  # At most, of the interval that holds the crossing
-    attack: str = "fgsm",  # Of `ATTACKS`
+    attack: AttackName = "fgsm",  # Of `ATTACKS`
     seed: Seed = 0,  # Of random starts
 ) -> Calibration:
     "The smallest size at which the attack leaves `ratio` of the accuracy; `ValueError` where there is none."
@@ -103,9 +116,12 @@ def halving_eps(
     return Calibration(best["eps"], best["ratio"], best["clean"], best["attacked"], pd.DataFrame(rows))
 
 # %% ../../nbs/filtering/14_calibration.ipynb #819134be
+_Accuracies = Annotated[pd.DataFrame, with_columns("clean", "attacked", "classes")]
+
+
 @checked
 def attack_constraints(
-    table: pd.DataFrame,  # clean, attacked (percent), classes; a row a network and dataset
+    table: _Accuracies,  # clean, attacked (percent), classes; a row a network and dataset
     tolerance: Annotated[float, above(0)] = 0.02,  # How far a ratio may lie from the mean of all
 ) -> pd.DataFrame:  # The same with ratio, hurts, above_chance, comparable
     "Whether attacks meet definitions 7 to 9."
@@ -129,31 +145,33 @@ def _side(data: str, tiny_size: int) -> int | None:
     return tiny_size if data == "tiny_imagenet" else None
 
 
+_Part = Annotated[str, one_of(("test", "valid"))]
+
+
 @checked
 def trained(
-    network: str = "resnet18",  # One of `BUILDERS`
+    network: BuilderName = "resnet18",  # One of `BUILDERS`
     seed: Seed = 0,  # Of weights and order
-    data: str = "mnist",  # A name that `load` knows
-    epochs: int = 10,  # Passes over the training images
+    data: DatasetName = "mnist",  # A name that `load` knows
+    epochs: Count = 10,  # Passes over the training images
     n_train: Count = 20_000,  # Training images; all if there are fewer
     thin: bool = True,  # Narrow, or as wide as in the paper
     tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> nn.Module:  # In eval mode
     "A network of the zoo, as the experiments use it."
-    width = WIDTHS[thin][check_choice(network, BUILDERS, "network")]
+    width = WIDTHS[thin][network]
     size = _side(data, tiny_size)
     return load_network(f"filtering/{network}", seed, data, width=width, epochs=epochs, n_train=n_train, size=size)
 
 
 @checked
 def held_out(
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     images: Count | None = None,  # How many, equally many of each class; all if None
-    part: str = "test",  # "test" or "valid", which is a part of the training images that no network sees
+    part: _Part = "test",  # "test" or "valid", which is a part of the training images that no network sees
     tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
     "Images that the networks were not trained on."
-    check_choice(part, ("test", "valid"), "part")
     full = load(data, size=_side(data, tiny_size))
     pair = (full.x_test, full.y_test) if part == "test" else (full.x_valid, full.y_valid)
     return stratified_images(pair, images)
@@ -171,10 +189,10 @@ def _calibrated(network, data, seeds, epochs, n_train, images, thin, tiny_size) 
 
 @checked
 def calibrated_eps(
-    network: str = "resnet18",  # One of `BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
+    network: BuilderName = "resnet18",  # One of `BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
     seeds: Count = 3,  # Networks of the seeds 0, 1, ... are averaged
-    epochs: int = 10,  # After which they are attacked
+    epochs: Count = 10,  # After which they are attacked
     n_train: Count = 20_000,  # Training images
     images: Count = 500,  # Validation images
     thin: bool = True,  # Narrow networks

@@ -8,7 +8,7 @@ Docs: https://robustlit.github.io/robustlit/filtering/external_stress.html.md"""
 __all__ = ['SIZES', 'ATTACKERS', 'CORRUPTED', 'external_stress', 'external_score', 'comparable_attacks', 'ratios']
 
 # %% ../../nbs/filtering/56_external_stress.ipynb #3e9f41aa
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
+from ..checks import Count, Seed, above, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..corruptions import corrupt
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
-from .filters import filter_steps, filterable_layers, filtered, step_masks
+from .filters import Thresholds, filter_steps, filterable_layers, filtered, step_masks
 from .layer_scores import DATASETS
+from .networks import BuilderName
 from .scores import area
 from ..records import experiment
+from ..sources import DatasetName
 
 # %% ../../nbs/filtering/56_external_stress.ipynb #8119cd15
 SIZES = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
@@ -71,17 +74,17 @@ def _surface(model: nn.Module, x: Tensor, y: Tensor, eps: float, seed: int, thre
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
 def external_stress(
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network's weights, of the order of its images, and of noise
-    epochs: int = 10,  # After which it is stressed
-    calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 1000,  # Test images, stratified by class; a quarter of them for the surface
-    thresholds: int = 9,  # Of the surface
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network's weights, of the order of its images, and of noise
+    epochs: Count = 10,  # After which it is stressed
+    calibrated_at: Count = 10,  # Epochs after which the attack halves its accuracy
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 1000,  # Test images, stratified by class; a quarter of them for the surface
+    thresholds: Thresholds = 9,  # Of the surface
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with size, alpha_norm, n_zero, n_total, most_given, calibrated (eps)
     "Accuracy by the size of attacks, noise and corruptions, and by eps and threshold together."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
@@ -92,10 +95,14 @@ def external_stress(
     return pd.DataFrame(rows).assign(calibrated=eps)
 
 # %% ../../nbs/filtering/56_external_stress.ipynb #b5271555
+_Sized = Annotated[pd.DataFrame, with_columns("suite", "stressor", "size", "accuracy")]
+
+
+@checked
 def external_score(
-    rows: pd.DataFrame,  # Of `external_stress`, one run
-    attack: str = "fgsm",  # Of `ATTACKERS`
-    end: float = 2.0,  # Largest size, in units of the calibrated eps
+    rows: _Sized,  # Of `external_stress`, one run
+    attack: Annotated[str, one_of(ATTACKERS)] = "fgsm",  # Of `ATTACKERS`
+    end: Annotated[float, above(0)] = 2.0,  # Largest size, in units of the calibrated eps
 ) -> float:  # Below 0 fragile, above 0 antifragile
     "Area between relative accuracy and the straight line down to 0."
     part = rows[(rows["suite"] == "linf") & (rows["stressor"] == attack)].sort_values("size")
@@ -125,8 +132,12 @@ def comparable_attacks(df: pd.DataFrame, scale: str) -> Finding:
     return Finding(bool(met), f"eps {', '.join(f'{e:.3g}' for e in sorted(set(table['calibrated'])))}", values, unit="")
 
 
+_kept = with_columns("network", "data", "epochs", "seed", "calibrated", "suite", "stressor", "size", "accuracy")
+
+
+@checked
 def ratios(
-    rows: pd.DataFrame,  # From `records`
+    rows: Annotated[pd.DataFrame, _kept],  # From `records`
 ) -> pd.DataFrame:  # network, data, epochs, seed, calibrated (eps), ratio
     "What the calibrated attack leaves of the accuracy on test images."
     keys = ["network", "data", "epochs", "seed", "calibrated"]

@@ -19,12 +19,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..checks import Share, check_choice, checked, not_empty, with_columns
-from .filters import PAPER, filter_steps, filterable_layers, step_masks
+from ..checks import NotNegative, Share, check_choice, checked, not_empty, with_columns
+from .filters import PAPER, FilterName, filter_steps, filterable_layers, step_masks
 from .scores import combined_response, filter_scores
 
 # %% ../../nbs/filtering/16_figures.ipynb #4bc16529
 _Map = Annotated[pd.DataFrame, with_columns("layer", "stressor", "alpha_norm", "accuracy", "eps", "n_zero", "n_total")]
+_Names = Sequence[str]
+_Some = Annotated[_Names, not_empty]
 CLEAN, ATTACKED = "#1d679a", "#984f12"
 
 
@@ -47,9 +49,10 @@ def _baseline(rows: pd.DataFrame, layer: str) -> pd.Series:
 def stress_regions(
     rows: _Map,  # From `filter_map`, one run
     layer: str,  # Its name; "all" for the global scope
-    filter: str = "high_pass",  # Which
+    filter: FilterName = "high_pass",  # Which
 ) -> Figure:
     "Relative accuracy of one filter against its baseline, with the areas that count as fragile and antifragile."
+    check_choice(layer, [n for n in rows["layer"].unique() if n], "layer")
     part = rows[(rows["layer"] == layer) & (rows["stressor"] == filter) & (rows["eps"] == 0)].sort_values("n_zero")
     whole = rows.loc[(rows["stressor"] == "unfiltered") & (rows["eps"] == 0), "accuracy"].iloc[0]
     x, p = part["alpha_norm"].to_numpy(), part["accuracy"].to_numpy() / whole
@@ -107,8 +110,8 @@ def score_areas(
 @checked
 def layer_curves(
     rows: _Map,  # From `filter_map`, clean and attacked; of several runs their mean is drawn
-    layers: Annotated[Sequence, not_empty],  # A panel each
-    by: Sequence = ("seed",),  # Columns that keep runs apart, as far as there are
+    layers: _Some,  # A panel each
+    by: Sequence[str] = ("seed",),  # Columns that keep runs apart, as far as there are
     title: str = "",  # Above all panels
 ) -> Figure:
     "Combined response of clean and attacked images, with the baseline (figure 5 of the paper)."
@@ -142,6 +145,7 @@ def filter_panels(
     lines: str | None = None,  # A line for each value of this column, such as epochs
 ) -> Figure:
     "Accuracy under the three filters, clean and attacked, above the share of weights removed."
+    check_choice(layer, [n for n in rows["layer"].unique() if n], "layer")
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True, layout="constrained")
     part, shades = _even(rows[rows["layer"] == layer]), plt.get_cmap("viridis")
     groups = [("", part)] if lines is None else [*part.groupby(check_choice(lines, list(rows.columns), "lines"))]
@@ -168,9 +172,9 @@ TITLES = dict(S_clean="clean", S_adv="attacked", S_diff="attacked - clean")
 @checked
 def score_map(
     scores: Annotated[pd.DataFrame, with_columns("stressor", "position")],  # From `scored_runs`
-    by: Sequence = ("data", "epochs"),  # Columns that make a row; the mean is over the rest
-    delta: float = 0.05,  # Tolerance of the marks
-    show: Sequence = ("S_clean", "S_adv", "S_diff"),  # A panel each
+    by: Sequence[str] = ("data", "epochs"),  # Columns that make a row; the mean is over the rest
+    delta: NotNegative = 0.05,  # Tolerance of the marks
+    show: _Some = ("S_clean", "S_adv", "S_diff"),  # A panel each
 ) -> Figure:
     "Scores of every layer in colour (figure 10)."
     one = scores[scores["stressor"] == "combined"]

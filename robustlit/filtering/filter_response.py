@@ -8,19 +8,23 @@ Docs: https://robustlit.github.io/robustlit/filtering/filter_response.html.md"""
 __all__ = ['READ_OFF', 'U_SHAPED', 'filter_response', 'removal', 'removed_without_loss', 'improvements', 'filtering_improves']
 
 # %% ../../nbs/filtering/50_filter_response.ipynb #7785ed0c
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from ..checks import Count, Seed, checked, not_empty, with_columns
 from ..claims import Finding, claim
 from ..evaluation import answers, correct, logits_of
 from .calibration import THRESHOLDS, held_out, trained
 from .filter_map import filter_map
-from .filters import PAPER, filter_steps, filtered, filterable_layers, step_masks
+from .filters import PAPER, FilterName, Thresholds
+from .filters import filter_steps, filtered, filterable_layers, step_masks
+from .networks import BuilderName
 from ..records import experiment
+from ..sources import DatasetName
 from ..statistics import holm
 
 # %% ../../nbs/filtering/50_filter_response.ipynb #c9a652e7
@@ -49,6 +53,10 @@ def _judged(model: nn.Module, best: pd.DataFrame, x: Tensor, y: Tensor, threshol
     return rows
 
 # %% ../../nbs/filtering/50_filter_response.ipynb #083a81b7
+_Names = tuple[FilterName, ...]
+_Filters = Annotated[_Names, not_empty]
+
+
 @experiment(
     version=1,
     smoke=dict(data="digits", n_train=1200, images=60, retest=100, thresholds=5, thin=True),
@@ -56,17 +64,17 @@ def _judged(model: nn.Module, best: pd.DataFrame, x: Tensor, y: Tensor, threshol
     paper=dict(n_train=100_000, images=5000, retest=10_000, thresholds=25, thin=False, tiny_size=64),
 )
 def filter_response(
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network's weights and of the order of its images
-    epochs: int = 10,  # After which it is filtered
-    filters: tuple = PAPER,  # Of `FILTERS`
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 500,  # Validation images that the map is made of
-    retest: int = 2000,  # Test images on which the best of every layer and filter is judged
-    thresholds: int | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network's weights and of the order of its images
+    epochs: Count = 10,  # After which it is filtered
+    filters: _Filters = PAPER,  # Of `FILTERS`
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 500,  # Validation images that the map is made of
+    retest: Count = 2000,  # Test images on which the best of every layer and filter is judged
+    thresholds: Thresholds | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with part (valid or test), layer, alpha_norm, n_zero, gained, lost, ...
     "Clean accuracy under every filter of every layer, and what the best of them are worth on other images."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
@@ -100,9 +108,13 @@ READ_OFF = dict(
 U_SHAPED = ("layer1.0.conv1", "layer1.1.conv1", "layer2.0.conv1")
 
 
+_Valid = Annotated[pd.DataFrame, with_columns("stressor", "part", "layer", "n_zero", "accuracy")]
+
+
+@checked
 def removal(
-    rows: pd.DataFrame,  # Of `filter_response`, one run
-    filter: str = "high_pass",  # Which
+    rows: _Valid,  # Of `filter_response`, one run
+    filter: FilterName = "high_pass",  # Which
 ) -> pd.DataFrame:  # Index layer; removed and dip (percent)
     "Accuracy without a layer, and the lowest on the way there."
     part = rows[(rows["stressor"] == filter) & (rows["part"] == "valid")].sort_values("n_zero")
@@ -140,8 +152,12 @@ def removed_without_loss(df: pd.DataFrame, scale: str) -> Finding:
     return Finding(bool(near.sum() >= 18 and ends and dips.sum() >= 2), told, values)
 
 # %% ../../nbs/filtering/50_filter_response.ipynb #2da54373
+_Judged = Annotated[pd.DataFrame, with_columns("stressor", "strength", "part", "layer", "gained", "lost")]
+
+
+@checked
 def improvements(
-    rows: pd.DataFrame,  # Of `filter_response`, one run
+    rows: _Judged,  # Of `filter_response`, one run
 ) -> pd.DataFrame:  # layer, stressor, gained, lost, p (one-sided), p_holm
     "Whether the chosen filtered networks are better than the unfiltered one on other images (exact McNemar test)."
     part = rows[(rows["part"] == "test") & (rows["stressor"] != "unfiltered")].copy()

@@ -14,13 +14,15 @@ from typing import Annotated, Any, cast
 import pandas as pd
 from torch import nn
 
-from ..checks import one_of
+from ..checks import Count, Seed, one_of
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
 from .filter_map import filter_map
-from .filters import filter_steps, filterable_layers, filtered, step_masks
+from .filters import Thresholds, filter_steps, filterable_layers, filtered, step_masks
+from .networks import BuilderName
 from ..masking import audit
 from ..records import experiment
+from ..sources import DatasetName
 
 # %% ../../nbs/filtering/58_gradient_masking.ipynb #4655ee6d
 WHICH = ("whole", "best", "half")
@@ -52,17 +54,17 @@ def _masks(model: nn.Module, which: str, valid: tuple, eps: float, thresholds: i
 )
 def gradient_masking(
     which: Annotated[str, one_of(WHICH)] = "whole",  # One of `WHICH`
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network and of the attacks
-    epochs: int = 10,  # After which it is audited
-    calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 100,  # Test images, stratified by class
-    thresholds: int = 9,  # Of the filters among which the best is looked for
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network and of the attacks
+    epochs: Count = 10,  # After which it is audited
+    calibrated_at: Count = 10,  # Epochs after which the attack halves its accuracy
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 100,  # Test images, stratified by class
+    thresholds: Thresholds = 9,  # Of the filters among which the best is looked for
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # check, kind, red, finding, filtered (in words), accuracy, most_given (percent, clean), eps, n
     "The audit of a network, whole or filtered."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)

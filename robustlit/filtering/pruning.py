@@ -16,18 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import Seed, Share, checked, one_of
+from ..checks import Count, NotNegative, Seed, Share, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
 from .calibration import THRESHOLDS, calibrated_eps, held_out, trained
 from .filter_map import filter_map
-from .filters import PAPER, active_weights, filter_steps, filterable_layers, filtered, step_masks
+from .filters import PAPER, Thresholds
+from .filters import active_weights, filter_steps, filterable_layers, filtered, step_masks
 from .layer_scores import DATASETS
+from .networks import BuilderName
 from .scores import filter_scores, to_layers
 from ..records import experiment
+from ..sources import DatasetName
 
 # %% ../../nbs/filtering/55_pruning.ipynb #533441ce
 PRUNERS = ("score", "magnitude", "uniform", "random")
+_Scores = Annotated[pd.DataFrame, with_columns("layer", "stressor", "S_clean", "n_total")]
 
 
 def _smallest(w: Tensor, share: float) -> Tensor:
@@ -42,7 +46,7 @@ def pruned_masks(
     model: nn.Module,  # Any network
     way: Annotated[str, one_of(PRUNERS)],  # One of `PRUNERS`
     share: Share,  # Of all weights
-    scores: pd.DataFrame | None = None,  # From `filter_scores`, for `score`
+    scores: _Scores | None = None,  # From `filter_scores`, for `score`
     seed: Seed = 0,  # Of `random`
 ) -> dict:  # Layer's name to booleans, true where a weight stays
     "Which weights stay."
@@ -111,17 +115,17 @@ def _most(scores: pd.DataFrame) -> float:
     paper=dict(n_train=100_000, images=10_000, thresholds=25, calibrated_at=100, thin=False, tiny_size=64),
 )
 def pruning(
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network's weights, of the order of its images, and of random masks
-    epochs: int = 10,  # After which it is pruned
-    calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 500,  # Test images, stratified by class, and half as many validation images for the scores
-    thresholds: int | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network's weights, of the order of its images, and of random masks
+    epochs: Count = 10,  # After which it is pruned
+    calibrated_at: Count = 10,  # Epochs after which the attack halves its accuracy
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 500,  # Test images, stratified by class, and half as many validation images for the scores
+    thresholds: Thresholds | None = None,  # Of each filter; as many as `THRESHOLDS` has if None
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with layer (empty: all), eps, n_zero, n_total, n_zero_active, n_active
     "Accuracy, clean and attacked, of a network without the weights that each way picks."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
@@ -137,9 +141,14 @@ def pruning(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/filtering/55_pruning.ipynb #5131c1c7
+_counted = with_columns("stressor", "layer", "eps", "accuracy", "n_zero", "n_total", "n_zero_active", "n_active")
+_Pruned = Annotated[pd.DataFrame, _counted]
+
+
+@checked
 def free_share(
-    rows: pd.DataFrame,  # Of `pruning`, one run
-    points: float = 1.0,  # What may be lost, in points of clean accuracy
+    rows: _Pruned,  # Of `pruning`, one run
+    points: NotNegative = 1.0,  # What may be lost, in points of clean accuracy
 ) -> pd.DataFrame:  # A row a way; share and active (percent of the weights), and the layer with most, for single layers
     "How many weights can go at no cost."
     clean = rows[rows["eps"] == 0]

@@ -9,21 +9,24 @@ __all__ = ['score_reliability', 'by_grid', 'more_thresholds', 'against_random', 
            'signs_survive', 'one_filter_is_enough', 'transfer', 'channel_table']
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #0c090632
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from ..checks import Count, Seed, checked, not_empty, one_of, with_columns
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
 from .calibration import calibrated_eps, held_out, trained
 from .filter_map import filter_map
-from .filters import CONTROLS, PAPER, filterable_layers, filtered
+from .filters import CONTROLS, PAPER, Thresholds, filterable_layers, filtered
 from .layer_scores import ABOUT, DATASETS, likeness, profiles, scored_runs
+from .networks import BuilderName
 from .scores import filter_scores
 from ..records import experiment
+from ..sources import DatasetName
 from ..statistics import t_interval
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #b1725c4f
@@ -42,6 +45,11 @@ def _channels(model: nn.Module, x: Tensor, y: Tensor) -> list:
     return rows
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #fcdc8d66
+_Adversary = Annotated[str, one_of(("static", "adaptive"))]
+_Numbers = tuple[Thresholds, ...]
+_Grids = Annotated[_Numbers, not_empty]
+
+
 @experiment(
     version=1,
     smoke=dict(
@@ -74,19 +82,19 @@ def _channels(model: nn.Module, x: Tensor, y: Tensor) -> list:
     ),
 )
 def score_reliability(
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of the network's weights, of the order of its images, and of random masks
-    epochs: int = 10,  # After which it is filtered
-    grids: tuple = (13, 25, 49, 97),  # Numbers of thresholds
-    controlled: int = 25,  # Thresholds of the random masks, one of `grids`
-    adversary: str = "static",  # "static": FGSM on the unfiltered network; or "adaptive"
-    calibrated_at: int = 10,  # Epochs after which the attack halves its accuracy
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 100,  # Test images, stratified by class
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of the network's weights, of the order of its images, and of random masks
+    epochs: Count = 10,  # After which it is filtered
+    grids: _Grids = (13, 25, 49, 97),  # Numbers of thresholds
+    controlled: Thresholds = 25,  # Thresholds of the random masks, one of `grids`
+    adversary: _Adversary = "static",  # "static": FGSM on the unfiltered network; or "adaptive"
+    calibrated_at: Count = 10,  # Epochs after which the attack halves its accuracy
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 100,  # Test images, stratified by class
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with thresholds_used, layer, alpha_norm, eps, n_zero, n_total, ...
     "Maps with several numbers of thresholds, one of them with random masks, and the accuracy without each channel."
     model = trained(network, seed, data, epochs, n_train, thin, tiny_size)
@@ -99,9 +107,14 @@ def score_reliability(
     return pd.concat([*maps, pd.DataFrame(_channels(model, x, y))], ignore_index=True)
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #142cb67b
+_Score = Annotated[str, one_of(("S_clean", "S_adv", "S_diff"))]
+_Maps = Annotated[pd.DataFrame, with_columns("suite", "stressor", "layer", "alpha_norm", "eps", "accuracy")]
+
+
+@checked
 def by_grid(
-    rows: pd.DataFrame,  # Of `score_reliability`, one or more runs
-    score: str = "S_clean",  # Which
+    rows: _Maps,  # Of `score_reliability`, one or more runs
+    score: _Score = "S_clean",  # Which
 ) -> pd.DataFrame:  # Index seed and layer, a column a number of thresholds
     "Combined scores by number of thresholds."
     maps = rows[rows["suite"] == "filters"].astype(dict(thresholds_used=int))
@@ -132,9 +145,10 @@ def more_thresholds(df: pd.DataFrame, scale: str) -> Finding:
     return Finding(bool(min(v.mean() for v in values.values()) < 90), told, values)
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #f62f6776
+@checked
 def against_random(
-    rows: pd.DataFrame,  # Of `score_reliability`, one or more runs
-    score: str = "S_clean",  # "S_clean" or "S_adv"
+    rows: _Maps,  # Of `score_reliability`, one or more runs
+    score: Annotated[str, one_of(("S_clean", "S_adv"))] = "S_clean",  # "S_clean" or "S_adv"
 ) -> pd.DataFrame:  # Index layer; own, over_random (mean over seeds), low, high (95 %)
     "How far a filter's area lies above that of random masks with as many weights gone."
     keep = (
@@ -178,8 +192,9 @@ def more_than_random(df: pd.DataFrame, scale: str) -> Finding:
     return Finding(bool(sure.mean() >= 0.5), told, values, unit="")
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #6aa9c620
+@checked
 def collapsed_share(
-    rows: pd.DataFrame,  # Of `filter_map`
+    rows: Annotated[pd.DataFrame, with_columns("layer", "most_given")],  # Of `filter_map`
 ) -> float:  # Percent
     "Share of filtered networks that give one answer to over 90 % of the images."
     return 100 * float((rows.loc[rows["layer"] != "", "most_given"] > 90).mean())
@@ -248,8 +263,12 @@ def _rank_with_combined(part: pd.DataFrame, name: str, score: str) -> np.ndarray
     return rho.groupby("seed").mean().to_numpy()
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #381cbc25
+_Runs = Annotated[pd.DataFrame, with_columns(*ABOUT)]
+
+
+@checked
 def transfer(
-    rows: pd.DataFrame,  # Of `robustlit.filtering.layer_scores.layer_scores`, from `records`
+    rows: _Runs,  # Of `robustlit.filtering.layer_scores.layer_scores`, from `records`
 ) -> pd.DataFrame:  # Index network, data, epochs; S_clean, S_adv, S_diff
     "Rank correlation of layer scores between seeds."
     scores, found = scored_runs(rows), []
@@ -259,8 +278,12 @@ def transfer(
     return pd.DataFrame(found).set_index(list(ABOUT[:3])) if found else pd.DataFrame()
 
 # %% ../../nbs/filtering/57_score_reliability.ipynb #03127b61
+_Channels = Annotated[pd.DataFrame, with_columns("suite", "stressor", "layer", "eps", "accuracy")]
+
+
+@checked
 def channel_table(
-    rows: pd.DataFrame,  # Of `score_reliability`, one or more runs
+    rows: _Channels,  # Of `score_reliability`, one or more runs
 ) -> pd.DataFrame:  # Index layer; worst (points lost), spare (percent of the channels that lose less than a point)
     "What single output channels are worth."
     whole = rows.loc[(rows["stressor"] == "unfiltered") & (rows["eps"] == 0), "accuracy"].mean()

@@ -8,7 +8,7 @@ Docs: https://robustlit.github.io/robustlit/filtering/selective_backpropagation.
 __all__ = ['FINAL', 'selective_backpropagation', 'gains', 'frozen_is_robust']
 
 # %% ../../nbs/filtering/54_selective_backpropagation.ipynb #a1b9556c
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
@@ -16,15 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from ..attacks import attack_images
+from ..checks import Count, Seed, at_least, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import Batches, load
 from ..evaluation import answers, logits_of
 from .calibration import WIDTHS, calibrated_eps, held_out
 from .filter_map import filter_map
-from .networks import build
+from .filters import Thresholds
+from .networks import BuilderName, build
 from .scores import filter_scores
-from .selective_training import ARMS, SelectiveTraining
+from .selective_training import ARMS, MODES, ArmName, SelectiveTraining
 from ..records import experiment
+from ..sources import DatasetName
 from ..statistics import paired_difference
 from ..training import Callback, Learner, Progress, set_seed
 
@@ -78,21 +81,21 @@ class _Watch(Callback):
     ),
 )
 def selective_backpropagation(
-    arm: str = "negative",  # One of `robustlit.filtering.selective_training.ARMS`
-    network: str = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
-    data: str = "mnist",  # A name that `load` knows
-    seed: int = 0,  # Of weights, order, attacks and random layers
-    epochs: int = 4,  # Passes over the training images
-    start: int = 1,  # Of them before layers are frozen
-    every: int = 1,  # Epochs until layers are scored anew
-    mode: str = "skip",  # "skip" or "zero_grad"
-    calibrated_at: int = 10,  # Epochs after which the attack halves the accuracy of an ordinary network
-    calibration_seeds: int = 3,  # How many networks that is a mean of
-    n_train: int = 20_000,  # Training images; all if there are fewer
-    images: int = 256,  # Test images, stratified by class; half as many validation images for the scores
-    thresholds: int = 13,  # Of the filters behind the scores
+    arm: ArmName = "negative",  # One of `robustlit.filtering.selective_training.ARMS`
+    network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`
+    data: DatasetName = "mnist",  # A name that `load` knows
+    seed: Seed = 0,  # Of weights, order, attacks and random layers
+    epochs: Count = 4,  # Passes over the training images
+    start: Annotated[int, at_least(0)] = 1,  # Of them before layers are frozen
+    every: Count = 1,  # Epochs until layers are scored anew
+    mode: Annotated[str, one_of(MODES)] = "skip",  # "skip" or "zero_grad"
+    calibrated_at: Count = 10,  # Epochs after which the attack halves the accuracy of an ordinary network
+    calibration_seeds: Count = 3,  # How many networks that is a mean of
+    n_train: Count = 20_000,  # Training images; all if there are fewer
+    images: Count = 256,  # Test images, stratified by class; half as many validation images for the scores
+    thresholds: Thresholds = 13,  # Of the filters behind the scores
     thin: bool = True,  # A narrow network, or the paper's
-    tiny_size: int = 32,  # Side of Tiny ImageNet's images
+    tiny_size: Count = 32,  # Side of Tiny ImageNet's images
 ) -> pd.DataFrame:  # The schema of `stress` with after (epochs), frozen (layers), frozen_weights
     "Accuracy of a network that trains with some layers frozen, clean and attacked."
     full = load(data, size=tiny_size if data == "tiny_imagenet" else None)
@@ -112,9 +115,13 @@ def selective_backpropagation(
     return rows.assign(frozen=at("layers"), frozen_weights=at("weights"))
 
 # %% ../../nbs/filtering/54_selective_backpropagation.ipynb #4a5d4acf
+_Trained = Annotated[pd.DataFrame, with_columns("arm", "seed", "after", "start", "stressor", "accuracy")]
+
+
+@checked
 def gains(
-    rows: pd.DataFrame,  # From `records`
-    arm: str = "negative",  # Against ordinary training
+    rows: _Trained,  # From `records`
+    arm: ArmName = "negative",  # Against ordinary training
 ) -> pd.DataFrame:  # Index seed, a column an attack; points
     "What an arm has more than ordinary training."
     late = rows[rows["after"] > rows["start"]]

@@ -20,6 +20,7 @@ from ..claims import Finding, claim
 from ..data import as_images, load
 from .continual import learned
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import permute
 from ..stressors import in_schema, under
 
@@ -67,7 +68,7 @@ def adversarial_robustness(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights, order and the attacks' random numbers
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 6,  # The first as it is, the others permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step
@@ -86,6 +87,11 @@ def adversarial_robustness(
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #0f47ec47
 METAS = [0, 0.7, 1.35]
+_HERE = dict(
+    experiment="metaplasticity/adversarial_robustness",
+    where=dict(meta=METAS, width=2048),
+    where_cpu=dict(meta=METAS, width=1024),
+)
 
 
 def _fgsm(df: pd.DataFrame, after, bn: str = "own", on: int = 1, attack: str = "fgsm") -> pd.DataFrame:
@@ -94,19 +100,16 @@ def _fgsm(df: pd.DataFrame, after, bn: str = "own", on: int = 1, attack: str = "
     keep = (df["after"] == day) & (df["on"] == on) & (df["bn"] == bn) & (df["stressor"] == attack)
     return df[keep & (df["attack_loss"] != "ce")].pivot_table("accuracy", "seed", ["strength", "meta"])
 
-
+# %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #3698d07f
 @claim(
     "A-7",
-    paper="metaplasticity",
+    **_HERE,
     statement="One gradient step breaks the binarized network",
     source="report, Fig 4",
     published={"eps 0": 97.7, "eps 0.1": 21.7, "eps 0.2": 0.6},
     condition="first day's network on task 1, mean over meta 0, 0.7, 1.35, in every seed: at least 97 clean, 10 to 35 at eps 0.1, at "
     "most 3 at eps 0.2",
     condition_cpu="at eps 0.1 at least 50 points below clean in every seed and for every meta",
-    experiment="metaplasticity/adversarial_robustness",
-    where=dict(meta=METAS, width=2048),
-    where_cpu=dict(meta=METAS, width=1024),
 )
 def one_step_breaks_it(df: pd.DataFrame, scale: str) -> Finding:
     "FGSM on the first day."
@@ -115,21 +118,18 @@ def one_step_breaks_it(df: pd.DataFrame, scale: str) -> Finding:
     met = bool((table[0.0] - table[0.1] >= 50).all(axis=None))
     if scale == "paper":
         met = bool((mean[0.0] >= 97).all() and mean[0.1].between(10, 35).all() and (mean[0.2] <= 3).all())
-    return Finding(met, values={f"eps {eps:g}": v.to_numpy() for eps, v in mean.items()})
+    return Finding(met, values={f"eps {eps:g}": v for eps, v in mean.items()})
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #ab738e1b
 @claim(
     "A-8",
-    paper="metaplasticity",
+    **_HERE,
     statement="Metaplasticity gives little protection on the first task",
     source="report, Fig 4",
     published={"widest gap at eps 0.1": 3.4},
     condition="first day's network: at eps 0.1, 0.15, 0.2 the means of no two values of meta differ by more than 8 points, and accuracy at "
     "eps 0.1 does not rise with meta in all seeds",
     condition_cpu="the same",
-    experiment="metaplasticity/adversarial_robustness",
-    where=dict(meta=METAS, width=2048),
-    where_cpu=dict(meta=METAS, width=1024),
 )
 def little_protection(df: pd.DataFrame, scale: str) -> Finding:
     "The three values of meta against each other."
@@ -137,46 +137,40 @@ def little_protection(df: pd.DataFrame, scale: str) -> Finding:
     gaps = {eps: table[eps].mean().max() - table[eps].mean().min() for eps in (0.1, 0.15, 0.2)}
     rises = (table[0.1].diff(axis=1).iloc[:, 1:] > 0).all(axis=1)
     text = "widest gap of means: " + ", ".join(f"{g:.1f} at eps {eps:g}" for eps, g in gaps.items())
-    values = {f"eps 0.1, meta {m:g}": table[0.1][m].to_numpy() for m in table[0.1]}
+    values = {f"eps 0.1, meta {m:g}": table[0.1][m] for m in table[0.1]}
     return Finding(max(gaps.values()) <= 8 and not rises.all(), text, values)
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #52c0ab07
 @claim(
     "A-9",
-    paper="metaplasticity",
+    **_HERE,
     statement="Continual learning worsens the robustness of the first task",
     source="report, Fig 4",
     published={"eps 0.05, meta 1.35, first day": 70.7, "last day": 5.6},
     condition="at eps 0.05 and meta 1.35 task 1 is lower on the last day (newest batch norm) than on the first in every seed; an artefact "
     "if with its own batch norm it is at most 5 points lower in the mean",
     condition_cpu="the same",
-    experiment="metaplasticity/adversarial_robustness",
-    where=dict(meta=METAS, width=2048),
-    where_cpu=dict(meta=METAS, width=1024),
 )
 def continual_learning_hurts(df: pd.DataFrame, scale: str) -> Finding:
     "First and last day, with two batch norms."
     first, newest, own = (_fgsm(df, *way)[0.05][1.35] for way in ((1,), ("last", "last"), ("last", "own")))
     lower, stays = bool((newest < first).all()), (first - own).mean() > 5
     text = f"own batch norm on the last day: {own.mean():.1f}"
-    values = {"first day": first.to_numpy(), "last day": newest.to_numpy()}
+    values = {"first day": first, "last day": newest}
     return Finding(lower and stays, text, values, only_under="the newest batch norm" if lower and not stays else "")
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #710a3f12
 @claim(
     "A-10",
-    paper="metaplasticity",
+    **_HERE,
     statement="Accuracy falls below chance",
     source="report, Fig 4",
     published={"FGSM, eps 0.2": 0.6},
     condition="first day's network, mean over meta, in every seed: below 3 at eps 0.2 under FGSM, while a random sign of eps 0.1 leaves 80",
     condition_cpu="in every seed below 10 at eps 0.2 under FGSM, while a random sign of eps 0.1 leaves 80",
-    experiment="metaplasticity/adversarial_robustness",
-    where=dict(meta=METAS, width=2048),
-    where_cpu=dict(meta=METAS, width=1024),
 )
 def below_chance(df: pd.DataFrame, scale: str) -> Finding:
     "FGSM and its control."
     hit, control = _fgsm(df, 1)[0.2].mean(axis=1), _fgsm(df, 1, attack="random_sign")[0.1].mean(axis=1)
     met = (hit < (3 if scale == "paper" else 10)).all() and (control >= 80).all()
-    return Finding(bool(met), values={"FGSM, eps 0.2": hit.to_numpy(), "random sign, eps 0.1": control.to_numpy()})
+    return Finding(bool(met), values={"FGSM, eps 0.2": hit, "random sign, eps 0.1": control})

@@ -6,25 +6,28 @@ Docs: https://robustlit.github.io/robustlit/metaplasticity/common_corruptions.ht
 
 # %% auto #0
 __all__ = ['REPORTED', 'ORDERS', 'READINGS', 'CHANGED', 'NOISES', 'DROWNED', 'DIMMED', 'seen_by', 'common_corruptions',
-           'safeguards_early_tasks', 'helps_not_everywhere', 'costs_the_newest_task', 'no_consistent_trend']
+           'as_tested', 'figure_3', 'safeguards_early_tasks', 'helps_not_everywhere', 'costs_the_newest_task',
+           'no_consistent_trend']
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #2d7c1e74
+import copy
 from functools import partial
 from typing import Annotated
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checks import Count, Images, NotNegative, Seed, between, checked, one_of
 from ..claims import Finding, claim
 from ..corruptions import GROUPS, corrupt
 from ..data import as_images, load
-from ..evaluation import accuracy
 from .continual import BATCH_NORMS, learned
+from ..plots import curve_panels, needs_records
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import permute
-from ..stressors import in_schema, under
+from ..stressors import corruption_suite, in_schema, stress
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ceaac2d4
 REPORTED = GROUPS["noise"] + GROUPS["blur"] + GROUPS["weather"] + GROUPS["digital"] + GROUPS["extra"]
@@ -32,6 +35,11 @@ ORDERS = ("permute_first", "corrupt_first")
 READINGS = dict(corrected=(), report=("vertical_blur", "dimming"))
 CHANGED = ("gaussian_blur", "glass_blur", "saturate")  # by the reading `report`
 _Reading = Annotated[str, one_of(READINGS)]
+
+
+def _noise_seed(seed, name, severity) -> int:
+    "That of the noise: another for each corruption and severity."
+    return 1000 * seed + 10 * REPORTED.index(name) + severity
 
 
 @checked
@@ -45,35 +53,37 @@ def seen_by(
     seed: Seed = 0,  # Of the noise
 ) -> Tensor:  # What the network is shown
     "A task's test images, corrupted."
-    first = order == "permute_first"
-    compat = READINGS[reading]
-    generator = torch.Generator().manual_seed(1000 * seed + 10 * REPORTED.index(name) + severity)
+    first, generator = order == "permute_first", torch.Generator().manual_seed(_noise_seed(seed, name, severity))
     x = permute(x, permutation) if first else x
-    x = corrupt(x, name, severity, "report", generator, compat=compat)
+    x = corrupt(x, name, severity, "report", generator, compat=READINGS[reading])
     return x if first else permute(x, permutation)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #edb13903
-def _conditions(severities) -> list:
-    "All that is tried (order, reading, corruption, severity): the report's order and reading at the lowest severity only."
-    least = min(severities)
-    camera = [("corrupt_first", "corrected", c, s) for c in REPORTED for s in severities]
-    report = [("permute_first", "corrected", c, least) for c in REPORTED]
-    return camera + report + [(o, "report", c, least) for o in ORDERS for c in CHANGED]
+class _Scrambled(nn.Module):
+    "A network that sees images with their pixels in another order."
+
+    def __init__(self, model, permutation):
+        super().__init__()
+        self.model, self.permutation = model, permutation
+
+    def forward(self, x):
+        return self.model(permute(x, self.permutation))
 
 
-def _tested(phases, x, y, on, seen, about) -> list:
-    "A row for each choice of batch norm."
-    last, rows = len(phases.days), []
-    for bn in BATCH_NORMS:
-        if bn == "last" and on == last:
-            rows.append(rows[-1] | dict(bn="last"))  # the newest task's own is the last
-            continue
-        right = accuracy(phases.at(last, on, bn), seen, y, batch_size=500)
-        rows.append(about | dict(on=on, bn=bn, accuracy=right, n=len(y)))
-    return rows
+def _tested(phases, x, y, on, order, suite, seed) -> pd.DataFrame:
+    "Under each stressor a row for each choice of batch norm; the newest task's own is the last."
+    last, permutation = len(phases.days), phases.tasks[on - 1].permutation
+    models = {bn: copy.deepcopy(phases.at(last, on, bn)) for bn in BATCH_NORMS}
+    if order == "permute_first":
+        x = permute(x, permutation)
+    else:
+        models = {bn: _Scrambled(model, permutation) for bn, model in models.items()}
+    rows = stress(nn.ModuleDict(models), (x, y), suite, images=None, seed=seed, strict=True)
+    return rows.rename(columns=dict(model="bn")).assign(on=on)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ef968bee
 _Severities = tuple[Annotated[int, between(1, 5)], ...]
+_COLUMNS = ["order", "reading", "suite", "stressor", "strength", "unit", "on", "bn", "accuracy", "n"]
 
 
 @experiment(
@@ -88,7 +98,7 @@ def common_corruptions(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights, order and noise
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 6,  # The first as it is, the others permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step
@@ -100,26 +110,60 @@ def common_corruptions(
     The uncorrupted test images are the rows of stressor "clean", strength 0, order "none".
     """
     phases = learned(meta, width, seed, data, n_tasks, epochs, batch_size)
-    device = phases.tasks[0].x_test.device
+    device, least = phases.tasks[0].x_test.device, (min(severities),)
     part = load(data, valid=0).subset(n_test=images)
-    x, y, rows = as_images(part.x_test).to(device), part.y_test.to(device), []
-    for on, task in enumerate(phases.tasks, 1):
-        about = dict(order="none", reading="corrected") | under("clean")
-        rows += _tested(phases, x, y, on, permute(x, task.permutation), about)
-        for order, reading, name, severity in _conditions(severities):
-            about = dict(order=order, reading=reading) | under(name, severity)
-            shown = seen_by(x, task.permutation, name, severity, order, reading, seed)
-            rows += _tested(phases, x, y, on, shown, about)
-    return pd.DataFrame(rows)
+    x, y, tables = as_images(part.x_test).to(device), part.y_test.to(device), []
+    ways = [("corrupt_first", "corrected", REPORTED, severities), ("permute_first", "corrected", REPORTED, least)]
+    ways += [(order, "report", CHANGED, least) for order in ORDERS]
+    for on in range(1, n_tasks + 1):
+        for order, reading, names, levels in ways:
+            suite = corruption_suite(phases.model, x, levels, "report", names, READINGS[reading], _noise_seed)
+            rows = _tested(phases, x, y, on, order, suite, seed).assign(order=order, reading=reading)
+            tables.append(rows if (order, reading) == ways[0][:2] else rows[rows["suite"] != "clean"])
+    table = pd.concat(tables, ignore_index=True)[_COLUMNS]
+    table["accuracy"] = (
+        100 * (table["accuracy"] * table["n"] / 100).round() / table["n"]
+    )  # a share of counts, to the bit
+    return table.assign(order=table["order"].where(table["suite"] != "clean", "none"))
+
+# %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #43df5da4
+_Way = Annotated[str, one_of(("report", "camera"))]
+_Severity = Annotated[int, between(1, 5)]
+
+
+@checked
+def as_tested(
+    df: pd.DataFrame,  # Records
+    way: _Way = "report",  # "report": permuted first, its own blurs, the newest batch norm; "camera": corrupted first, the task's own
+    highest: _Severity = 1,  # Severity up to which
+) -> pd.DataFrame:  # The rows of one way of testing, uncorrupted images among them
+    "What was tested that way: a reading changes three corruptions, the others are the same under both."
+    reported = way == "report"
+    order, bn = ("permute_first", "last") if reported else ("corrupt_first", "own")
+    df = df[(df["bn"] == bn) & df["order"].isin([order, "none"]) & (df["strength"] <= highest)]
+    return df[df["reading"].eq("report") == (df["stressor"].isin(CHANGED) & reported)]
+
+# %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #3d118ef7
+@checked
+@needs_records
+def figure_3(
+    found: pd.DataFrame,  # Records of one width
+    way: _Way = "report",  # As for `as_tested`
+    highest: _Severity = 1,  # Severity up to which; above 1 it is drawn along the axis, else the task
+):
+    "A panel for each corruption, a line for each meta."
+    x, label = ("strength", "severity") if highest > 1 else ("on", "test images of task")
+    labels = label, "accuracy after the last task (%)"
+    for _, part in as_tested(found, way, highest).groupby("profile"):
+        title = f"{part.width.iloc[0]} units, {part.epochs.iloc[0]} epochs a task, mean ± 1 SD"
+        curve_panels(part, "stressor", ("clean", *REPORTED), x, labels=labels, title=title)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ab925f53
 def _report_way(df: pd.DataFrame, names: tuple) -> pd.DataFrame:
     "Rows of these corruptions, tested as in the report."
-    reading = df["reading"].eq("report") == df["stressor"].isin(CHANGED)
-    keep = (df["bn"] == "last") & (df["order"] == "permute_first") & (df["strength"] == 1) & reading
-    return df[keep & df["stressor"].isin(names)]
+    return as_tested(df[df["stressor"].isin(names)])
 
-
+# %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #76a8a768
 def _by_seed(df: pd.DataFrame, column: str = "meta") -> pd.DataFrame:
     return df.pivot_table("accuracy", "seed", column)
 
@@ -132,18 +176,21 @@ def _gain(df: pd.DataFrame, meta: float):
 NOISES = ("shot_noise", "impulse_noise", "speckle_noise", "gaussian_noise")
 
 
+def _runs(*metas) -> dict:
+    "What is judged: the width that the report drew, or that of our shorter training."
+    where, where_cpu = (dict(meta=[*metas], width=width) for width in (2048, 1024))
+    return dict(experiment="metaplasticity/common_corruptions", where=where, where_cpu=where_cpu)
+
+
 @claim(
     "A-5",
-    paper="metaplasticity",
     statement="Metaplasticity safeguards early tasks against noise",
     source="report, Fig 3",
     published={"shot noise, meta 0": 13.4, "shot noise, meta 0.7": 38.2, "shot noise, meta 1.35": 42.3},
     condition="mean accuracy on tasks 1-5 under shot, impulse, speckle and gaussian noise of severity 1 at least 15 points "
     "higher at meta 0.7 than at meta 0, for each of the four",
     condition_cpu="the mean over the four noises at least 5 points higher at meta 1.35 than at meta 0 in every seed",
-    experiment="metaplasticity/common_corruptions",
-    where=dict(meta=[0, 0.7, 1.35], width=2048),
-    where_cpu=dict(meta=[0, 0.7, 1.35], width=1024),
+    **_runs(0, 0.7, 1.35),
 )
 def safeguards_early_tasks(df: pd.DataFrame, scale: str) -> Finding:
     "Noise on the tasks before the last."
@@ -152,7 +199,7 @@ def safeguards_early_tasks(df: pd.DataFrame, scale: str) -> Finding:
     met = min(gains.values()) >= 15 if scale == "paper" else bool((_gain(early, 1.35) >= 5).all())
     text = "gain at meta 0.7: " + ", ".join(f"{k.replace('_', ' ')} {v:+.1f}" for k, v in gains.items())
     table = _by_seed(early)
-    return Finding(met, text, {f"four noises, meta {m:g}": table[m].to_numpy() for m in table})
+    return Finding(met, text, {f"four noises, meta {m:g}": table[m] for m in table})
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #c7bf1de1
 DROWNED = ("defocus_blur", "elastic_transform", "fog")
@@ -160,7 +207,6 @@ DROWNED = ("defocus_blur", "elastic_transform", "fog")
 
 @claim(
     "A-5b",
-    paper="metaplasticity",
     statement="No improvement under defocus, elastic transform and fog",
     source="report, Fig 3",
     published={"gain at meta 0.7, defocus": -0.5, "elastic transform": 1.4, "fog": -0.8},
@@ -168,9 +214,7 @@ DROWNED = ("defocus_blur", "elastic_transform", "fog")
     "artefact if with the corruption before the permutation it is not",
     condition_cpu="within 5 points between meta 1.35 and meta 0 for each of the three; an artefact if with the corruption before the "
     "permutation it is not",
-    experiment="metaplasticity/common_corruptions",
-    where=dict(meta=[0, 0.7, 1.35], width=2048),
-    where_cpu=dict(meta=[0, 0.7, 1.35], width=1024),
+    **_runs(0, 0.7, 1.35),
 )
 def helps_not_everywhere(df: pd.DataFrame, scale: str) -> Finding:
     "The three that destroy the image."
@@ -191,35 +235,29 @@ DIMMED = ("contrast", "brightness", "gaussian_blur")
 
 @claim(
     "A-5c",
-    paper="metaplasticity",
     statement="The newest task bears less contrast, brightness and blur (not said in the report)",
     source="report, Fig 3, data",
     published={"three, meta 0": 65.9, "three, meta 1.35": 38.1},
     condition="accuracy on task 6 at severity 1, mean over the three, at least 10 points lower at meta 1.35 than at meta 0 in every seed",
     condition_cpu="lower at meta 1.35 than at meta 0 in every seed",
-    experiment="metaplasticity/common_corruptions",
-    where=dict(meta=[0, 1.35], width=2048),
-    where_cpu=dict(meta=[0, 1.35], width=1024),
+    **_runs(0, 1.35),
 )
 def costs_the_newest_task(df: pd.DataFrame, scale: str) -> Finding:
     "The last task under the three."
     table = _by_seed(_report_way(df, DIMMED).query("on == n_tasks"))
     loss = (table[0.0] - table[1.35]).to_numpy()
     met = bool((loss >= 10).all() if scale == "paper" else (loss > 0).all())
-    return Finding(met, values={f"three, meta {m:g}": table[m].to_numpy() for m in table})
+    return Finding(met, values={f"three, meta {m:g}": table[m] for m in table})
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #f70d8d8c
 @claim(
     "A-6",
-    paper="metaplasticity",
     statement="No consistent trend in the amount of metaplasticity",
     source="report, Fig 3",
     published={"task 2, 1.35 - 0.7": -14.1, "task 5, 1.35 - 0.7": 12.9},
     condition="under shot noise of severity 1 the sign of (meta 1.35 - meta 0.7) differs between the tasks 1-5, in at least 2 seeds",
     condition_cpu="the same",
-    experiment="metaplasticity/common_corruptions",
-    where=dict(meta=[0.7, 1.35], width=2048),
-    where_cpu=dict(meta=[0.7, 1.35], width=1024),
+    **_runs(0.7, 1.35),
 )
 def no_consistent_trend(df: pd.DataFrame, scale: str) -> Finding:
     "Shot noise, task by task."

@@ -34,7 +34,7 @@ STATISTICS = ("running", "recalibrated")
 BATCH_NORMS = ("own", "last")
 _BatchNorm = Annotated[str, one_of(BATCH_NORMS)]
 
-
+# %% ../../nbs/metaplasticity/14_continual.ipynb #109c00cc
 @checked
 def snapshots(
     model: nn.Module,  # A network whose batch norm keeps statistics
@@ -73,7 +73,7 @@ class Phase:
     weights: dict  # Its state dict, hidden weights included
     batch_norm: list  # For each task so far, its `snapshots`
 
-
+# %% ../../nbs/metaplasticity/14_continual.ipynb #591f5bfe
 class Phases:
     "One network, the tasks it learned, and every day of its life."
 
@@ -111,7 +111,7 @@ def networks_path(
     "Where the phases of one training lie."
     return network_path(learned, parameters, store)
 
-
+# %% ../../nbs/metaplasticity/14_continual.ipynb #56978a30
 @checked
 def learned(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0
@@ -151,7 +151,7 @@ VIEWS = (("logits", "ce"), ("logits", "nll_of_logits"))
 def _day(phases: Phases, after: int | None, on: int, bn: str) -> nn.Module:
     return phases.at(len(phases.days) if after is None else after, on, bn)
 
-
+# %% ../../nbs/metaplasticity/14_continual.ipynb #90ba23d3
 @network(views=VIEWS)
 def _binary(
     seed=0,  # Of permutations, weights and order
@@ -168,7 +168,7 @@ def _binary(
     "A binarized network that learned permuted tasks in turn, as one of them left it."
     return _day(learned(meta, width, seed, data, n_tasks, epochs, batch_size), after, on, bn)
 
-
+# %% ../../nbs/metaplasticity/14_continual.ipynb #0e722d53
 @network(views=VIEWS)
 def _real(
     seed=0,  # Of permutations, weights and order

@@ -21,6 +21,7 @@ from ..data import Batches, load
 from .continual import STATISTICS, learn
 from .layers import GAMMA_INIT, binary_mlp, real_mlp, using_bn
 from ..records import experiment
+from ..sources import DatasetName
 from ..streams import permuted
 from ..evaluation import evaluate
 from ..training import Callback, pick_device, set_seed
@@ -74,7 +75,7 @@ def forgetting(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights and order
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 5,  # Permutations learned in turn, all of them permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step
@@ -116,9 +117,8 @@ def final_accuracy(
     bn: Annotated[str, one_of(("own", "last"))] = "own",  # "own" or "last"
 ) -> pd.DataFrame:  # meta, width, epochs, gamma_init, seed, on, n_tasks, accuracy (percent)
     "Accuracy on every task after the last one, under one reading of batch norm."
-    df = df[
-        (df["split"] == "test") & (df["statistics"] == statistics) & (df["bn"] == bn) & (df["after"] == df["n_tasks"])
-    ]
+    last = (df["split"] == "test") & (df["after"] == df["n_tasks"])
+    df = df[last & (df["statistics"] == statistics) & (df["bn"] == bn)]
     return df[["meta", "width", "epochs", "gamma_init", "seed", "on", "n_tasks", "accuracy"]]
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #7ea6af18
@@ -126,13 +126,13 @@ def _by_seed(df, group):
     "A row a seed, a column for each value of `group`."
     return df.pivot_table("accuracy", "seed", group)
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #3e7a098e
 def _old_tasks(df):
     return _by_seed(final_accuracy(df).query("on < n_tasks"), "meta")
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #6b758020
 def _values(table, group):
-    return {f"{group} {k:g}": table[k].to_numpy() for k in table}
+    return {f"{group} {k:g}": table[k] for k in table}
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #92dbccf3
 PUBLISHED_KEPT = {0.0: 15.0, 0.5: 33.6, 1.0: 91.8, 1.35: 95.1, 2.0: 94.8}
@@ -141,10 +141,9 @@ PUBLISHED_KEPT = {0.0: 15.0, 0.5: 33.6, 1.0: 91.8, 1.35: 95.1, 2.0: 94.8}
 def _near_published(old):
     return all(abs(old[m].mean() - PUBLISHED_KEPT[m]) <= (12 if m == 0.5 else 6) for m in old)
 
-
+# %% ../../nbs/metaplasticity/50_forgetting.ipynb #f38c3ee4
 @claim(
     "A-1",
-    paper="metaplasticity",
     statement="Metaplasticity prevents forgetting",
     source="report, Fig 1b",
     published={f"meta {m:g}": PUBLISHED_KEPT[m] for m in (0.0, 1.35)},
@@ -165,7 +164,6 @@ def prevents_forgetting(df: pd.DataFrame, scale: str) -> Finding:
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #ccd188b0
 @claim(
     "A-1b",
-    paper="metaplasticity",
     statement="The more metaplasticity, the more is kept of old tasks",
     source="report, Fig 1b",
     published={f"meta {m:g}": v for m, v in PUBLISHED_KEPT.items()},
@@ -183,7 +181,6 @@ def rises_with_meta(df: pd.DataFrame, scale: str) -> Finding:
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #d19dc4e1
 @claim(
     "A-2",
-    paper="metaplasticity",
     statement="Too much metaplasticity costs plasticity",
     source="report, Fig 1b",
     published={"meta 0": 97.8, "meta 1": 95.6, "meta 1.35": 90.4, "meta 2": 87.6},
@@ -202,7 +199,6 @@ def costs_plasticity(df: pd.DataFrame, scale: str) -> Finding:
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #3480bf41
 @claim(
     "A-3",
-    paper="metaplasticity",
     statement="Large networks can be harmful",
     source="report, Fig 1c",
     published={"512 units": 91.2, "1024 units": 94.3, "2048 units": 69.5, "4096 units": 32.4},

@@ -14,6 +14,7 @@ from ..masking import audit
 from ..checks import Count, NotNegative, Seed, Share
 from ..data import as_images, load
 from .continual import learned
+from ..sources import DatasetName
 from ..streams import permute
 from ..records import experiment
 
@@ -29,7 +30,7 @@ def gradient_masking(
     meta: NotNegative = 1.35,  # Metaplasticity, >= 0; 0 is plain Adam
     width: Count = 1024,  # Units in each of the two hidden layers
     seed: Seed = 0,  # Of permutations, weights, order and the attacks' random numbers
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     n_tasks: Count = 6,  # The first as it is, the others permuted
     epochs: Count = 25,  # Passes over each task
     batch_size: Count = 100,  # Images a step

@@ -32,7 +32,7 @@ class _Sign(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         return grad * (x.abs() <= 1)
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #34aa6e83
 @checked
 def sign(
     x: Tensor,  # Floats of any shape
@@ -52,7 +52,7 @@ def _has_integer_dot() -> bool:
     "Whether this processor multiplies 8-bit integers faster than floats."
     return hasattr(torch, "_int_mm") and bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #3ff7c421
 INTEGER_DOT = _has_integer_dot()
 ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -63,7 +63,7 @@ def _product(a, b):
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.t()
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #0a4ecf36
 def _product_of_signs(a, b):
     "a @ b.T for a and b that hold -1, 0 and 1."
     if INTEGER_DOT and a.device.type == "cpu" and a.dtype == torch.float32 and len(a):
@@ -99,7 +99,7 @@ def _hidden_weight(shape: tuple, width: float, init: str) -> nn.Parameter:
     w = torch.empty(shape)
     return nn.Parameter(w.uniform_(-width / 2, width / 2) if init == "uniform" else w.normal_(0, width))
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #efda25ab
 class BinaryLinear(nn.Module):
     "Linear layer without bias whose weights act by their sign; `weight` is the hidden weight, shape (out, in)."
 
@@ -181,7 +181,7 @@ def _batch_norm(features: int, gamma_init: str, dims: int = 1, **options) -> nn.
         nn.init.uniform_(bn.weight)
     return bn
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #62de082b
 @checked
 def binary_mlp(
     inputs: Count = 784,  # Pixels of an image
@@ -229,7 +229,7 @@ def _pooled(image: int, plan: list, binarise_image: bool, gamma_init: str, bn: d
         width = out * size * size
     return [*layers, nn.Flatten()], width
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #ae3ae98f
 def _is_square(shape, name):
     if shape[1] != shape[2]:
         raise ValueError(f"`{name}` must be square, got {shape[1]} x {shape[2]} pixels")
@@ -290,7 +290,7 @@ def storage_bits(
 def _norms(model: nn.Module) -> dict:
     return {k: m for k, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #b659bb9b
 @checked
 def bn_state(
     model: nn.Module,  # Any network
@@ -298,7 +298,7 @@ def bn_state(
     "A snapshot of all batch norm layers."
     return {k: {n: t.detach().clone() for n, t in m.state_dict().items()} for k, m in _norms(model).items()}
 
-
+# %% ../../nbs/metaplasticity/10_layers.ipynb #58335d44
 @checked
 def load_bn_state(
     model: nn.Module,  # The network that `bn_state` read, or one of its shape

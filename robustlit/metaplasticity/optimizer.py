@@ -114,6 +114,20 @@ def _can_fuse(p, g, state, fused) -> bool:
         raise RuntimeError("`fused` needs contiguous float32 parameters on the CPU")
     return able if fused is None else fused
 
+# %% ../../nbs/metaplasticity/12_optimizer.ipynb #11813f4b
+def _move(p: Tensor, g: Tensor, state: dict, group: dict):
+    "Move one parameter in place; its state, empty at first, keeps the step and both moments."
+    if g.is_sparse:
+        raise RuntimeError("MetaplasticAdam takes dense gradients only")
+    if not state:
+        state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+    state["step"] += 1
+    (b1, b2), t = group["betas"], state["step"]
+    s = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
+    meta = group["meta"] if p.ndim > 1 else 0.0
+    move = _move_fused if _can_fuse(p, g, state, group["fused"]) else _move_plain
+    move(p, g, state["exp_avg"], state["exp_avg_sq"], b1, b2, group["weight_decay"], s, group["eps"], meta)
+
 # %% ../../nbs/metaplasticity/12_optimizer.ipynb #b6149eea
 class MetaplasticAdam(torch.optim.Optimizer):
     """Adam whose steps towards zero are damped on parameters of two or more dimensions; Laborieux et al. (2021), alg. 1.
@@ -151,18 +165,5 @@ class MetaplasticAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._move(p, p.grad, group)
+                    _move(p, p.grad, self.state[p], group)
         return loss
-
-    def _move(self, p: Tensor, g: Tensor, group: dict):
-        if g.is_sparse:
-            raise RuntimeError("MetaplasticAdam takes dense gradients only")
-        state = self.state[p]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-        state["step"] += 1
-        (b1, b2), t = group["betas"], state["step"]
-        s = group["lr"] * math.sqrt(1 - b2**t) / (1 - b1**t)
-        meta = group["meta"] if p.ndim > 1 else 0.0
-        move = _move_fused if _can_fuse(p, g, state, group["fused"]) else _move_plain
-        move(p, g, state["exp_avg"], state["exp_avg_sq"], b1, b2, group["weight_decay"], s, group["eps"], meta)

@@ -19,6 +19,7 @@ from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import Count, Counts, Seed, checked, one_of
 from ..corruptions import noise
 from ..records import experiment
+from ..sources import DatasetName
 from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
 from .defences import authors_blur
@@ -68,7 +69,7 @@ def _stressed(model, x, y, seed) -> list:
     right = accuracy_by_eps(found).accuracy.iloc[0]
     return [*rows, under("fgsm", 0.1) | dict(accuracy=right, most_given=most, n=len(y))]
 
-
+# %% ../../nbs/sleep/51_ablation.ipynb #9063d919
 def _state(model, x) -> dict:
     "What has become of the hidden units and of the output."
     with torch.no_grad():
@@ -92,7 +93,7 @@ def ablation(
     switch: _Step = "report",  # One of `STEPS`
     seed: Seed = 0,  # Of the network, the spikes and the noise
     steps: Count = 27_105,  # Length of the sleep
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step of training; the reading's own if None

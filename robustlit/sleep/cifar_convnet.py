@@ -36,7 +36,7 @@ def small_convnet(
     second = nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
     return nn.Sequential(*first, *second, nn.Linear(64 * (side // 4) ** 2, 256), nn.ReLU(), nn.Linear(256, n_out))
 
-
+# %% ../../nbs/sleep/60_cifar_convnet.ipynb #6bd41350
 @checked
 def learned_convnet(
     seed: Seed = 0,  # Of weights and order

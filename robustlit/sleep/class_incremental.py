@@ -19,6 +19,7 @@ from ..data import load
 from ..records import experiment
 from .networks import READINGS, TRAINING, descend, reader
 from .stdp import RULES, masked_mean_dream, sleep
+from ..sources import DatasetName
 from ..statistics import paired_difference
 from ..streams import class_pairs
 from ..evaluation import accuracy_by_task
@@ -45,7 +46,7 @@ def _tested(model, tasks, after: int, when: str) -> list:
 def class_incremental(
     method: Annotated[str, one_of(METHODS)] = "sleep",  # One of `METHODS`
     seed: Seed = 0,  # Of weights, images, order and spikes
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     per_task: Count = 5000,  # Training images of each pair of classes
     epochs: Count = 2,  # Passes over each task
@@ -77,7 +78,6 @@ def class_incremental(
 # %% ../../nbs/sleep/58_class_incremental.ipynb #84f3ca33
 @claim(
     "B-9",
-    paper="sleep",
     statement="Sleep recovers forgotten tasks",
     source="Tadros et al. 2022 (published numbers from memory, not checked)",
     published={"sleep": 48.5, "sequential": 19},
@@ -91,5 +91,5 @@ def brings_back(df: pd.DataFrame, scale: str) -> Finding:
     slept = last[(last["method"] == "sleep") & (last["when"] == "slept")].set_index("seed")["accuracy"]
     plain = last[last["method"] == "sequential"].set_index("seed")["accuracy"]
     gain = paired_difference(slept, plain)
-    values = dict(sleep=slept.sort_index().to_numpy(), sequential=plain.sort_index().to_numpy())
+    values = dict(sleep=slept.sort_index(), sequential=plain.sort_index())
     return Finding(bool(gain.mean >= 15), f"difference {gain}", values)

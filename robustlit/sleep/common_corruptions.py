@@ -14,7 +14,8 @@ import pandas as pd
 
 from ..checks import Count, Counts, Seed
 from ..records import experiment
-from .baselines import test_part
+from .baselines import NetworkName, test_part
+from ..sources import DatasetName
 from ..stressors import in_schema, stress
 from ..zoo import load_network
 
@@ -27,9 +28,9 @@ from ..zoo import load_network
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=1000),
 )
 def common_corruptions(
-    network: str = "sleep",  # A name of the zoo
+    network: NetworkName = "sleep",  # A name of the zoo
     seed: Seed = 0,  # Of the network and the corruptions' random numbers
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step; the reading's own if None

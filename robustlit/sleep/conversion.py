@@ -113,7 +113,7 @@ class _Tracer(fx.Tracer):
             return self.root.get_submodule(str(node.target))(*args, **kwargs)
         return cast(Callable, node.target)(*args, **kwargs)
 
-
+# %% ../../nbs/sleep/12_conversion.ipynb #3ee516e3
 def _graph(model: nn.Module, x: Tensor | None = None):
     try:
         with eval_mode(model):
@@ -139,7 +139,7 @@ def _call(node, target):
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
-
+# %% ../../nbs/sleep/12_conversion.ipynb #4c416c71
 def _plain_convolution(c: nn.Conv2d) -> bool:
     return c.groups == 1 and c.padding_mode == "zeros" and zeros_around(c) is not None
 

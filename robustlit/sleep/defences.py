@@ -49,7 +49,7 @@ def authors_blur(
     "Gaussian blur as in the authors' code."
     return blur(x, sigma, "nearest", math.ceil(2 * sigma)).clamp(0, 1)
 
-
+# %% ../../nbs/sleep/15_defences.ipynb #e36471e3
 @checked
 def report_blur(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
@@ -59,7 +59,7 @@ def report_blur(
     levels = (x * 255).round().byte().cpu().numpy()
     return torch.from_numpy(gaussian_filter(levels, (0, 0, sigma, sigma))).to(x) / 255
 
-
+# %% ../../nbs/sleep/15_defences.ipynb #51f7a2c8
 @checked
 def wrapped_noise(
     x: Images,  # Floats in [0, 1] (n, c, h, w)
@@ -107,7 +107,7 @@ def distorted_copies(
             out[ids] = func(x[ids], level)
     return out
 
-
+# %% ../../nbs/sleep/15_defences.ipynb #3cfb429a
 @checked
 def adversarial_copies(
     model: nn.Module,  # Images to logits
@@ -140,7 +140,7 @@ def softened_loss(
     t = temperature
     return lambda z, y: (t if weight is None else weight) * F.cross_entropy(z / t, y)
 
-
+# %% ../../nbs/sleep/15_defences.ipynb #116ae64f
 @checked
 def soft_labels(
     model: nn.Module,  # The teacher
@@ -152,7 +152,7 @@ def soft_labels(
     with eval_mode(model):
         return torch.cat([(model(as_floats(part)) / temperature).softmax(1) for part in x.split(batch_size)])
 
-
+# %% ../../nbs/sleep/15_defences.ipynb #a9f6f2cf
 @checked
 def distil(
     teacher: nn.Module,  # Trained in place

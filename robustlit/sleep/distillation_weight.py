@@ -19,6 +19,7 @@ from .defences import distil
 from .networks import TRAINING
 from .baselines import convolutional, perceptron, training_part
 from ..evaluation import accuracy
+from ..sources import DatasetName
 from ..training import pick_device, set_seed
 
 # %% ../../nbs/sleep/54_distillation_weight.ipynb #d72d6fb7
@@ -35,7 +36,7 @@ def distillation_weight(
     network: _Network = "distilled",  # "distilled" or "convnet_distilled"
     weight: Annotated[float, at_least(1e-9)] = 50.0,  # Of the loss, > 0
     seed: Seed = 99,  # Of weights and order
-    data: str = "mnist",  # A name that `load` knows; 28 x 28 pixels for "convnet_distilled"
+    data: DatasetName = "mnist",  # A name that `load` knows; 28 x 28 pixels for "convnet_distilled"
     hidden: Counts = (1200, 1200),  # Units of the perceptron's hidden layers
     epochs: Count = 2,  # Passes of teacher and student
     batch_size: Count = 128,  # Images a step

@@ -24,6 +24,7 @@ from torchvision.transforms import Normalize
 from ..checks import Count, Counts, Seed, checked, existing, one_of
 from ..data import as_images, load
 from ..records import experiment
+from ..sources import DatasetName
 from ..stressors import in_schema
 from .cifar_convnet import learned_convnet
 from .networks import as_floats, descend, reader
@@ -136,7 +137,7 @@ def _published(model, x, steps, seed):
     cpu=dict(data="tiny_imagenet", extractor="cifar10", size=32, hidden=[1028, 256], epochs=10, batch_size=100),
 )
 def frozen_features(
-    data: str = "tiny_imagenet",  # What `load` knows: a name, or a folder of class folders in a data folder
+    data: DatasetName = "tiny_imagenet",  # What `load` knows: a name, or a folder of class folders in a data folder
     extractor: _Extractor = "cifar10",  # As in `frozen_features`
     seed: Seed = 0,  # Of the network, the rules and the spikes
     size: Count | None = 32,  # Side of the pictures, in pixels

@@ -14,7 +14,8 @@ from ..masking import audit
 from ..checks import Count, Counts, Seed, Share
 from ..records import experiment
 from .networks import View
-from .baselines import test_part
+from .baselines import NetworkName, test_part
+from ..sources import DatasetName
 from ..zoo import load_network, views_of
 
 # %% ../../nbs/sleep/56_gradient_masking.ipynb #e157294f
@@ -25,9 +26,9 @@ from ..zoo import load_network, views_of
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=200),
 )
 def gradient_masking(
-    network: str = "sleep",  # A name of the zoo
+    network: NetworkName = "sleep",  # A name of the zoo
     seed: Seed = 0,  # Of the network and the attacks' random numbers
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step; the reading's own if None

@@ -73,7 +73,7 @@ def _start(layer: nn.Linear, init: str) -> nn.Linear:
             nn.init.zeros_(layer.bias)
     return layer
 
-
+# %% ../../nbs/sleep/10_networks.ipynb #b9b71ef7
 _Init = Annotated[str, one_of(("small", "torch"))]
 
 
@@ -131,7 +131,7 @@ def as_floats(
     "Images as a network takes them; floats as they are."
     return as_images(x) if x.dtype == torch.uint8 else x
 
-
+# %% ../../nbs/sleep/10_networks.ipynb #8e5dd89f
 class Pairs:
     "Batches of float images and targets, in a new order in every pass."
 
@@ -153,7 +153,7 @@ class Pairs:
         for ids in order.split(self.batch_size):
             yield as_floats(self.x[ids]), self.y[ids]
 
-
+# %% ../../nbs/sleep/10_networks.ipynb #3918b222
 @checked
 def descend(
     model: nn.Module,  # Trained in place
@@ -177,7 +177,7 @@ def descend(
 def _view(kind, name):
     check_choice(kind, VIEWS, name)
 
-
+# %% ../../nbs/sleep/10_networks.ipynb #b7a988b8
 class View(nn.Module):
     "A network behind another last step."
 

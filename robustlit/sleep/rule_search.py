@@ -67,7 +67,7 @@ def stressed(
         rows += [under(name, e) | dict(accuracy=a, n=len(y)) for e, a in zip(table.eps, table.accuracy)]
     return pd.DataFrame(rows)
 
-
+# %% ../../nbs/sleep/18_rule_search.ipynb #805f9cf0
 @checked
 def score(
     rows: Annotated[pd.DataFrame, with_columns("stressor", "strength", "accuracy")],  # stressor, strength, accuracy
@@ -143,7 +143,7 @@ def trials_of(
     of = dict(awake=("awake", "first"), best=("score", "max"), median=("score", "median"))
     return found.agg(**of, better=("better", "sum"), rules=("score", "size"), search_s=("search_s", "first"))
 
-
+# %% ../../nbs/sleep/18_rule_search.ipynb #4b1d5ddb
 @checked
 def worth_of(
     df: _Tests,  # Records: part, network ("awake" among them), seed, stressor, strength, accuracy, red
@@ -164,7 +164,7 @@ def worth_of(
     table = means.groupby([*by, "stressor", "strength"]).mean()
     return table.assign(**{f"{n} - awake": groups.apply(difference, n) for n in rest})
 
-
+# %% ../../nbs/sleep/18_rule_search.ipynb #11cfc595
 @checked
 def red_of(
     df: _Tests,  # Records: part, network, seed, red

@@ -20,6 +20,7 @@ from ..records import experiment
 from .baselines import training_part
 from .stdp import RESETS, RULES, Night, sleep
 from ..evaluation import accuracy
+from ..sources import DatasetName
 from ..training import set_seed
 from ..zoo import load_network
 
@@ -55,7 +56,7 @@ def spiking_activity(
     reset: Annotated[str, one_of(RESETS)] = "zero",  # One of `RESETS`
     seed: Seed = 0,  # Of the network and the spikes
     steps: Count = 27_105,  # Length of the sleep
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step of training; the reading's own if None
@@ -80,7 +81,6 @@ def spiking_activity(
 # %% ../../nbs/sleep/52_spiking_activity.ipynb #c7026bab
 @claim(
     "B-7",
-    paper="sleep",
     statement="The original thresholds lead to very little spiking and no change to the weights",
     source="report, Conclusion",
     published="very little spiking, no change to the weights",
@@ -98,13 +98,12 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     total = df.groupby(["seed", "layer"])["spikes"].sum().unstack()
     text = "spikes a night: " + ", ".join(f"{n:.0f} in layer {k}" for k, n in total.mean().items())
     text += f"; little spiking: {'yes' if little else 'no'}; little change: {'yes' if still else 'no'}"
-    values = {f"change, layer {k} ({n:.0f} spikes)": change[k].to_numpy() for k, n in total.mean().items()}
+    values = {f"change, layer {k} ({n:.0f} spikes)": change[k] for k, n in total.mean().items()}
     return Finding(little and still, text, values)
 
-
+# %% ../../nbs/sleep/52_spiking_activity.ipynb #ac1e4570
 @claim(
     "B-8",
-    paper="sleep",
     statement="Without a reset all neurons would eventually spike continuously",
     source="report, Conclusion",
     published="all neurons spike continuously",
@@ -119,10 +118,9 @@ def runs_away(df: pd.DataFrame, scale: str) -> Finding:
     met, last = {}, {}
     for rule in ("A", "report"):
         part = df[df["rule"] == rule].assign(quarter=lambda d: (d["stretch"] - 1) // (STRETCHES // 4))
-        quarters = (
-            part.groupby(["seed", "quarter", "layer"])["rate"].mean().groupby(["seed", "quarter"]).mean().unstack()
-        )
+        by_layer = part.groupby(["seed", "quarter", "layer"])["rate"].mean()
+        quarters = by_layer.groupby(["seed", "quarter"]).mean().unstack()
         met[rule] = bool((quarters.diff(axis=1).iloc[:, 1:] >= 0).to_numpy().all() and (quarters[3] > 50).all())
-        last[f"last quarter, {rule}"] = quarters[3].to_numpy()
+        last[f"last quarter, {rule}"] = quarters[3]
     only = "the report's reading of the rule" if met["report"] and not met["A"] else ""
     return Finding(met["A"], values=last, only_under=only)

@@ -17,9 +17,10 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve
 from ..checks import Count, Counts, Images, Labels, Seed, at_least, checked
 from ..records import experiment
+from ..sources import DatasetName
 from ..stressors import in_schema, under
 from .networks import View
-from .baselines import test_part
+from .baselines import NetworkName, test_part
 from ..minimal_attacks import smallest
 from ..zoo import load_network, views_of
 
@@ -59,7 +60,7 @@ def bounded(
         tables.append(pd.DataFrame(told).assign(accuracy=found["accuracy"].to_numpy(), n=n))
     return pd.concat(tables)
 
-
+# %% ../../nbs/sleep/55_strong_attacks.ipynb #07a5373d
 @checked
 def nearest(
     model: torch.nn.Module,  # Images in [0, 1] to logits
@@ -86,9 +87,9 @@ def nearest(
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=500),
 )
 def strong_attacks(
-    network: str = "sleep",  # A name of the zoo
+    network: NetworkName = "sleep",  # A name of the zoo
     seed: Seed = 0,  # Of the network and the attacks' random numbers
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the perceptrons' hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step; the reading's own if None

@@ -18,6 +18,7 @@ from torch import nn
 from ..checks import Count, Counts, Pixels, Seed, checked, one_of
 from ..data import as_images
 from ..records import experiment
+from ..sources import DatasetName
 from ..stressors import in_schema, under
 from .conversion import chain, forward_rectified
 from .defences import distortion
@@ -45,7 +46,7 @@ def _chosen(method, model, slept, x, generator) -> torch.Tensor:
     order = cast(torch.Tensor, mean).argsort(descending=True)
     return order[~torch.isin(order, fired)][: len(fired)] if method == "next" else order[: len(fired)]
 
-
+# %% ../../nbs/sleep/53_unit_removal.ipynb #43717778
 @torch.no_grad()
 @checked
 def without_units(
@@ -75,7 +76,7 @@ def unit_removal(
     method: Annotated[str, one_of(METHODS)] = "fired",  # One of `METHODS`
     seed: Seed = 0,  # Of the network, the spikes, the choice and the noise
     steps: Count = 27_105,  # Length of the sleep
-    data: str = "mnist",  # A name that `load` knows
+    data: DatasetName = "mnist",  # A name that `load` knows
     hidden: Counts = (1200, 1200),  # Units of the hidden layers
     epochs: Count = 2,  # Passes over the training images
     batch_size: Count | None = None,  # Images a step of training; the reading's own if None
