@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import (
+    ATTACKS,
+    SYNONYMS,
     TINY,
     Search,
     State,
@@ -44,6 +46,7 @@ from robustlit.checks import (
     check_int,
     check_labels,
     check_number,
+    check_with,
     checked,
     one_of,
 )
@@ -447,7 +450,19 @@ SMALLEST = Table(
     fab_t=Later("robustlit.minimum_norm", "FABT"),
 )
 RULES = ("target", "eot", "clip")
-_Attack = Annotated[str, one_of(SMALLEST)] | Callable
+
+
+def _known(attack: str, name: str):
+    "`ValueError` for an attack that is not in `SMALLEST`, with the function that it belongs to."
+    if attack not in SMALLEST and attack in ATTACKS:
+        call = f"robustlit.attacks.attack_images(model, x, y, eps, {attack!r})"
+        raise ValueError(f"`{name}` {attack!r} looks for the worst image within a radius: call {call}")
+    if attack.lower() in SYNONYMS:
+        raise ValueError(f"`{name}` {attack!r} is called {SYNONYMS[attack.lower()]!r} here")
+    check_choice(attack, SMALLEST, name)
+
+
+_Attack = Annotated[str, check_with(_known, "no such name", "pgd")] | Callable
 
 
 def _made(attack, options):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from robustlit.attacks import attack_curve, attack_images
+from robustlit.attacks import ATTACKS, attack_curve, attack_images, make_attack
 from robustlit.data import as_images, load
 from robustlit.evaluation import logits_of
 from robustlit.faults import faulty, sites
@@ -24,7 +24,7 @@ from robustlit.filtering.filter_map import filter_map
 from robustlit.intake import ModelError, call_model, given_pair, load_weights, normalised
 from robustlit.masking import audit
 from robustlit.metaplasticity.layers import BinaryLinear
-from robustlit.minimal_attacks import smallest
+from robustlit.minimal_attacks import SMALLEST, smallest
 from robustlit.report import named_model, write_report
 from robustlit.sleep.conversion import chain
 from robustlit.sleep.stdp import sleep
@@ -380,6 +380,56 @@ def test_grey_levels_for_eps_are_refused_with_the_right_number(eps, right):
         with pytest.raises(ValueError, match=right):
             call()
     assert len(attack_curve(model, X, Y, [0.1, eps], "fgsm", norm="l2")) == 2 * len(Y)
+
+
+# Attacks that go by another name, or lack what they need
+
+
+@pytest.mark.parametrize("asked", ["deepfool", "cw", "ddn", "fmn", "jsma", "DeepFool"])
+def test_an_attack_that_looks_for_the_nearest_image_leads_to_its_call(asked):
+    calls = [
+        lambda: attack_images(plain(), X, Y, 0.1, asked),
+        lambda: attack_curve(plain(), X, Y, [0.1, 0.2], asked),
+        lambda: make_attack(asked, steps=3),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="call robustlit.minimal_attacks.smallest") as told:
+            call()
+        assert "\n" not in str(told.value) and repr(asked) in str(told.value)
+    (there,) = re.findall(r"smallest\(model, x, y, '(\w+)'\)", str(told.value))
+    assert len(smallest(plain(), X[:2], Y[:2], there).x) == 2
+
+
+def test_no_attack_is_left_without_a_way():
+    for name in set(SMALLEST) - set(ATTACKS):
+        with pytest.raises(ValueError, match=f"smallest.*'{name}'"):
+            make_attack(name)
+    for name in set(ATTACKS) - set(SMALLEST):
+        with pytest.raises(ValueError, match=f"call robustlit.attacks.attack_images.*'{name}'"):
+            smallest(plain(), X, Y, name)
+    with pytest.raises(ValueError, match="'cw' is called 'carlini_wagner' here"):
+        smallest(plain(), X, Y, "cw")
+    with pytest.raises(ValueError, match="did you mean 'autoattack'"):
+        make_attack("auto_attack")
+
+
+def test_autoattack_without_its_extra_leads_to_the_cascade(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    with pytest.raises(ImportError, match="robustlit.worst_case.worst_case.*cascade") as told:
+        attack_images(plain(), X, Y, 0.1, "autoattack")
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("options", [{}, dict(losses=("ce",)), dict(norm="l2")], ids=str)
+def test_transfer_without_surrogates_says_what_they_are(options):
+    with pytest.raises(TypeError, match="'transfer' needs `surrogates`: a network or several"):
+        attack_images(plain(), X, Y, 0.1, "transfer", **options)
+    assert len(attack_images(plain(), X, Y, 0.1, "transfer", surrogates=plain(), **options).x) == len(Y)
+
+
+def test_every_other_attack_needs_nothing():
+    for name in set(ATTACKS) - {"transfer", "autoattack"}:
+        assert callable(make_attack(name)[0])
 
 
 # Rows that are lost, rows that are kept
