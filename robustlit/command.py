@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import robustlit
@@ -114,6 +115,11 @@ def _data(args) -> int:
     return 0
 
 # %% ../nbs/evidence/95_command.ipynb #e96e2b29
+def _said(message, category, filename, lineno, file=None, line=None):
+    "A warning in one line, without the place in the code."
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _stress(args) -> int:
     from robustlit.data import load
     from robustlit.masking import audit_summary
@@ -122,7 +128,9 @@ def _stress(args) -> int:
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
     model = named_model(args.model, args.weights, args.normalise)
     data = load(args.data, **({} if args.size is None else dict(size=args.size)))
-    rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
+    with warnings.catch_warnings():
+        warnings.showwarning = _said  # ty: ignore[invalid-assignment]
+        rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
     short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
     print(
         f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"

@@ -46,6 +46,7 @@ from .digest import Later, Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
 from .intake import Data, drawn, given_pair
+from .preconditions import _warn
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -437,6 +438,7 @@ def stress(
     kept, rows = _RowFile(keep, "" if keep is None else fingerprint(model, x, y, seed)), []
     with torch.random.fork_rng(), ExitStack() as modes:
         _ = [modes.enter_context(eval_mode(one)) for one in models.values()]
+        _warn(models, x, y, seed)
         for k, one in models.items():
             rows.append(_about(_CLEAN, k) | measures(logits_of(one, x), y) | dict(error=""))
         for i, s in enumerate(tqdm(_suite(suite, next(iter(models.values())), x), desc="stress", leave=False)):

@@ -38,6 +38,7 @@ from robustlit import (
     models,
     planted,
     plots,
+    preconditions,
     records,
     report,
     sources,
@@ -280,6 +281,10 @@ CALLS = {
         model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
+    preconditions.other_ranges: dict(x=X),
+    preconditions.range_finding: dict(right=lambda x: torch.ones(len(x)), x=X),
+    preconditions.why_answers_change: dict(model=MODEL, x=X, seed=0),
+    preconditions.warnings_of: dict(model=MODEL, x=X, y=Y, seed=0, images=4),
     stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
     stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x))
     | dict(shown=lambda x, seed: x),

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from robustlit import planted, stressors
 from robustlit.attacks import ATTACKS, attack_curve, attack_images, make_attack
 from robustlit.data import as_images, load
 from robustlit.evaluation import logits_of
 from robustlit.faults import faulty, sites
 from robustlit.filtering.filter_map import filter_map
-from robustlit.intake import ModelError, call_model, given_pair, load_weights, normalised
+from robustlit.intake import NORMALISATIONS, ModelError, call_model, given_pair, load_weights, normalised
 from robustlit.masking import audit
 from robustlit.metaplasticity.layers import BinaryLinear
 from robustlit.minimal_attacks import SMALLEST, smallest
@@ -432,6 +433,151 @@ def test_every_other_attack_needs_nothing():
         assert callable(make_attack(name)[0])
 
 
+# Preconditions: the model's own range, and answers that stay the same
+
+
+def striped(channels: int) -> tuple:
+    "Images whose class is a bright row."
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(160) % 8
+    x = 0.25 + 0.5 * torch.rand(160, channels, 8, 8, generator=generator)
+    x[torch.arange(160), :, y] += 0.25
+    return x, y
+
+
+class Reads(nn.Module):
+    "Right on images that a convention has brought to its range, one class else."
+
+    def __init__(self, x, convention):
+        super().__init__()
+        self.mean, self.size = convention(x).mean(), convention(x).std()
+
+    def forward(self, x):
+        off = ((x.mean((1, 2, 3)) - self.mean).abs() / self.size + (x.std((1, 2, 3)) / self.size).log().abs())[:, None]
+        rows = 20 * (x.mean((1, 3)) - x.mean((1, 2, 3))[:, None]) / self.size
+        return torch.where(off < 1, rows, 5 * torch.eye(8)[0].expand(len(x), 8))
+
+
+CIFAR = [v.view(3, 1, 1) for v in map(torch.tensor, NORMALISATIONS["cifar10"])]
+CONVENTIONS = {
+    "grey, bytes": (
+        1,
+        lambda x: 255 * x,
+        r"in \[0, 255\].*normalised\(model, \[0\], \[0.00392\]\).*--normalise 0/0.00392",
+    ),
+    "grey, standardised": (1, lambda x: (x - x.mean()) / x.std(), r"standardised.*normalised\(model, .*--normalise "),
+    "colour, cifar10": (3, lambda x: (x - CIFAR[0]) / CIFAR[1], r"normalised\(model, .*--normalise "),
+}
+
+
+@pytest.mark.parametrize("what", CONVENTIONS)
+def test_stress_warns_of_a_normalisation_outside_the_model(what):
+    channels, convention, told = CONVENTIONS[what]
+    x, y = striped(channels)
+    model = Reads(x, convention)
+    suite = noise_blur_suite(model, x, (0.1,), (0.001,))
+    with pytest.warns(UserWarning, match=told) as seen:
+        rows = stress(model, (x, y), suite)
+    assert len(seen) == 1 and "\n" not in str(seen[0].message) and rows.accuracy[0] < 20
+    inside = nn.Sequential(Changes(convention), model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stress(inside, (x, y), suite).accuracy[0] > 90
+    with pytest.warns(UserWarning, match="`model` 'bare': .*right on images in"):
+        stress(nn.ModuleDict(dict(inside=inside, bare=model)), (x, y), suite)
+
+
+class Changes(nn.Module):
+    "A function as a layer."
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, x):
+        return self.change(x)
+
+
+def test_the_planted_normalisation_is_told_and_the_remedy_is_one():
+    model, x, y = planted.normalised_outside()
+    with pytest.warns(UserWarning, match=r"normalised\(model, mean, std\), at the command line --normalise MEAN/STD"):
+        stress(model, (x, y), "noise_blur")
+    model, x, y = planted.other_range()
+    with pytest.warns(UserWarning, match=r"normalised\(model, \[0\], \[0.00392\]\)"):
+        before = stress(model, (x / 255, y), "noise_blur")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            stress(normalised(model, [0], [0.00392]), (x / 255, y), "noise_blur").accuracy[0] > before.accuracy[0] + 5
+        )
+
+
+class Leaky(nn.Module):
+    "A spiking network of one layer whose state is not reset: in a buffer, or an attribute."
+
+    def __init__(self, buffer):
+        super().__init__()
+        self.net = plain()
+        self.v = nn.Buffer(torch.zeros(10)) if buffer else torch.zeros(10)
+
+    def forward(self, x):
+        self.v = 0.5 * self.v + self.net(x).mean(0)
+        return self.net(x) + self.v
+
+
+class OwnDice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.dice = plain(), torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        return self.net(x + torch.rand(x.shape, generator=self.dice))
+
+
+def numpy_dice(x):
+    return x + torch.from_numpy(np.random.rand(*x.shape)).to(x.dtype)
+
+
+MOVING = {
+    "a buffer": (lambda: Leaky(True), "reset the state"),
+    "an attribute": (lambda: Leaky(False), "reset the state"),
+    "dice of its own": (OwnDice, "reset the state"),
+    "dropout": (lambda: Gives(lambda z: nn.functional.dropout(z, 0.5)), "by chance"),
+    "noise": (lambda: Gives(lambda z: z, lambda x: x + torch.rand_like(x)), "by chance"),
+    "numpy": (lambda: Gives(lambda z: z, numpy_dice), "by chance"),
+}
+
+
+@pytest.mark.parametrize("what", MOVING)
+def test_stress_tells_a_state_from_dice(what):
+    make, told = MOVING[what]
+    with pytest.warns(UserWarning, match=f"other logits at every call.*{told}") as seen:
+        stress(make(), (X, Y), noise_blur_suite(plain(), X, (0.5,), ()))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("what", ["a buffer", "dropout", "noise"])
+def test_looking_first_changes_no_row_and_no_buffer(what, monkeypatch):
+    suite = noise_blur_suite(plain(), X, (0.5,), (0.1,))
+    found = []
+    for look in (stressors._warn, lambda *_: None):
+        monkeypatch.setattr(stressors, "_warn", look)
+        torch.manual_seed(3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found.append(stress(MOVING[what][0](), (X, Y), suite))
+    pd.testing.assert_frame_equal(*found)
+
+
+@pytest.mark.parametrize("what", ["plain", "batch norm", "half"])
+def test_a_sound_network_is_not_warned_about(what):
+    model = dict(plain=plain, half=lambda: plain().half())
+    model["batch norm"] = lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.Linear(16, 10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stress(model[what]().train(), (X, Y), noise_blur_suite(plain(), X, (0.5,), ()))
+
+
 # Rows that are lost, rows that are kept
 
 
@@ -694,7 +840,7 @@ def test_ctrl_c_at_the_command_line_keeps_the_rows(tmp_path):
             "        return self.layers(x)",
             "        import os, pathlib, signal\n"
             '        n = pathlib.Path("calls"); n.write_text(n.read_text() + "." if n.exists() else ".")\n'
-            "        if len(n.read_text()) == 6:\n            os.kill(os.getpid(), signal.SIGINT)\n"
+            "        if len(n.read_text()) == 12:\n            os.kill(os.getpid(), signal.SIGINT)\n"
             "        return self.layers(x)",
         )
     )
@@ -703,7 +849,7 @@ def test_ctrl_c_at_the_command_line_keeps_the_rows(tmp_path):
     done = [subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=300) for _ in range(2)]
     assert [d.returncode for d in done] == [130, 0] and "the same command goes on" in done[0].stderr
     calls = len((tmp_path / "calls").read_text())
-    assert calls == 6 + 2 + 11 - 3  # two looks at clean images each time; three rows were in the file
+    assert calls == 12 + 8 + 11 - 3  # eight looks at clean images each time; three rows were in the file
     assert len(pd.read_csv(tmp_path / "page.csv")) == 12 and not (tmp_path / "page.partial.csv").exists()
 
 
@@ -807,3 +953,19 @@ def test_the_command_line_says_how_many_stressors_failed(strange, monkeypatch, c
     monkeypatch.setitem(SUITES, "noise_blur", lambda m, x: [Stressor("own", "fog", 1.0, "", failing)] * 2)
     assert main("stress strange:make --suite noise_blur --images 20 --no-audit --out p.html".split()) == 0
     assert "2 of 2 stressors failed, such as fog: RuntimeError: no fog today" in capsys.readouterr().out
+
+
+def test_the_command_line_warns_in_one_line_and_the_option_helps(strange, capsys):
+    from robustlit.command import main
+
+    code = "from robustlit import planted\n\nclass Bare:\n    def __call__(self):\n        return planted.other_range(0)[0]\n"
+    (strange / "bare.py").write_text(code + "\nmake = Bare()\n")
+    words = "stress bare:make --suite noise_blur --images 200 --no-audit --out p.html"
+    assert main(words.split()) == 0
+    told = capsys.readouterr().err
+    (line,) = [line for line in told.splitlines() if "warning: " in line]
+    assert "--normalise 0/0.00392" in line and "UserWarning" not in told
+    before = pd.read_csv("p.csv").accuracy[0]
+    assert main([*words.split(), "--normalise", "0/0.00392"]) == 0
+    assert "warning" not in capsys.readouterr().err and pd.read_csv("p.csv").accuracy[0] > before + 5
+    sys.modules.pop("bare")
