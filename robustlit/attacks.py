@@ -17,6 +17,7 @@ import functools
 import importlib
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -218,6 +219,7 @@ class Oracle:
         eot: Count = 1,  # Draws of a random network
     ):
         self.model, self.y, self.eot, self.classes = model, y, eot, 0
+        self.cut = False  # Whether no gradient came back to the images
 
     def forward(self, a: Tensor) -> Tensor:
         "Logits of one pass, checked the first time."
@@ -243,12 +245,18 @@ class Oracle:
         a = a.requires_grad_()
         z = self.forward(a)
         value = attack_loss(z, y, loss, target)
-        if not value.requires_grad:
-            raise ValueError(
-                "`model` cuts the gradient off (no_grad, detach or numpy inside): only 'square' can attack it"
-            )
-        (g,) = torch.autograd.grad(value.sum(), a, allow_unused=True)
-        return torch.zeros_like(a) if g is None else g, z.detach(), value.detach()
+        return self.slope(value.sum(), a), z.detach(), value.detach()
+
+    def slope(self, value: Tensor, a: Tensor, again: bool = False) -> Tensor:
+        "How a number changes with each pixel of `a`: what is finite of it, and zeros where nothing leads back."
+        g = None
+        if value.requires_grad:
+            (g,) = torch.autograd.grad(value, a, retain_graph=again or None, allow_unused=True)
+        if g is None and not self.cut:
+            told = "no gradient of `model` reaches the images (no_grad, detach, rounding or numpy inside)"
+            warnings.warn(f"{told}: attacks with gradients stand still; take 'square' or 'boundary'", stacklevel=2)
+        self.cut |= g is None
+        return torch.zeros_like(a) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
 
 # %% ../nbs/robustness/10_attacks.ipynb #67005bb7
 class State(SimpleNamespace):
@@ -841,9 +849,18 @@ def _check_needs(attack: str, options: dict):
             raise TypeError(f"`attack` {attack!r} needs `{p.name}`: {_NEEDED.get(p.name, 'give it as an option')}")
 
 # %% ../nbs/robustness/10_attacks.ipynb #90f22764
+def _ours(attack: Callable) -> Callable:
+    "An attack with the interface of this notebook: itself, or `OwnAttack` around somebody else's."
+    from robustlit.own_attacks import OwnAttack
+
+    if next(iter(inspect.signature(attack).parameters), None) == "search":
+        return attack
+    return OwnAttack(attack)
+
+
 @checked
 def make_attack(
-    attack: AttackName | Callable,  # A name in `ATTACKS`, or an attack already made
+    attack: AttackName | Callable,  # A name in `ATTACKS`, an attack already made, or one of yours
     **options,  # Of the attack and of `Threat`
 ) -> tuple:  # The attack, and the options that are `Threat`'s
     "An attack from its name and options; `ValueError` for names that nobody knows."
@@ -853,7 +870,9 @@ def make_attack(
         check_choice(name, [*own, *THREAT], f"option of {attack}")
     _check_needs("" if ready else attack, options)
     threat = {k: v for k, v in options.items() if k in THREAT}
-    return attack if ready else ATTACKS[attack](**{k: v for k, v in options.items() if k not in THREAT}), threat
+    if ready:
+        return _ours(attack), threat
+    return ATTACKS[attack](**{k: v for k, v in options.items() if k not in THREAT}), threat
 
 # %% ../nbs/robustness/10_attacks.ipynb #22775ccb
 ModelMode = Annotated[str, one_of(("eval", "as_is"))]
@@ -896,7 +915,7 @@ def attack_images(
     x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
     y: AnyLabels,  # Labels (n,), whole numbers
     eps: NotNegative,  # Radius, in pixel units
-    attack: AttackName | Callable = "pgd",  # A name in `ATTACKS`, or an attack already made
+    attack: AttackName | Callable = "pgd",  # A name in `ATTACKS`, an attack already made, or one of yours
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: ModelMode = "eval",  # "eval", or "as_is": every module in the mode it is in
     **options,  # The attack's own (steps, loss, ...) and `Threat`'s (norm, target, restarts, early_stop, eot, clip)
@@ -926,7 +945,7 @@ def attack_curve(
     x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
     y: AnyLabels,  # Labels (n,), whole numbers
     eps: _Radii,  # Radii, in pixel units, all different
-    attack: AttackName | Callable = "pgd",  # A name in `ATTACKS`, or an attack already made
+    attack: AttackName | Callable = "pgd",  # A name in `ATTACKS`, an attack already made, or one of yours
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds the random starts; torch's own if None
     mode: ModelMode = "eval",  # "eval", or "as_is": every module in the mode it is in

@@ -107,10 +107,7 @@ class DIM:
             with torch.enable_grad():
                 a = s.a.detach().clone().requires_grad_()
                 z = oracle.forward(resized(a, u, self.smallest, self.probability))
-                value = attack_loss(z, s.y, self.loss, s.target)
-                if not value.requires_grad:
-                    raise ValueError("`model` cuts the gradient off (no_grad, detach or numpy inside): take 'square'")
-                total += torch.autograd.grad(value.sum(), a)[0]
+                total += oracle.slope(attack_loss(z, s.y, self.loss, s.target).sum(), a)
         s.gradients += oracle.eot
         s.queries += oracle.eot
         return total / oracle.eot

@@ -102,10 +102,6 @@ def _broken(search, s, z):
     ahead = -search.threat.score(s.i, z)
     return search.threat.wins(s.i, z) & (ahead > 16 * torch.finfo(z.dtype).eps * z.abs().amax(1))
 
-# %% ../nbs/robustness/20_minimal_attacks.ipynb #3cbac6ba
-def _slope(v, a):
-    return torch.autograd.grad(v, a, retain_graph=True, materialize_grads=True)[0]
-
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #11551a54
 @checked
 def input_slopes(
@@ -113,16 +109,14 @@ def input_slopes(
     s: State,  # Where the images are
     measure: Callable,  # From logits (n, classes) to numbers (n, k)
 ) -> tuple:  # Logits (n, classes), numbers (n, k), slopes (n, k, c, h, w)
-    "How each number changes with each pixel; `ValueError` where the network cuts the gradient off."
+    "How each number changes with each pixel; zeros where the network cuts the gradient off."
     draws, oracle, slopes = [], search.threat.oracle, []
     for _ in range(oracle.eot):
         with torch.enable_grad():
             a = s.a.detach().clone().requires_grad_()
             z = oracle.forward(a)
             value = measure(z)
-            if not value.requires_grad:
-                raise ValueError("`model` cuts the gradient off (no_grad, detach or numpy inside): take 'boundary'")
-            slopes = [_slope(v.sum(), a) for v in value.unbind(1)]
+            slopes = [oracle.slope(v.sum(), a, again=True) for v in value.unbind(1)]
         draws.append((z.detach(), value.detach(), torch.stack(slopes, 1)))
     s.queries += oracle.eot
     s.gradients += oracle.eot * len(slopes)

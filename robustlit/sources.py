@@ -74,7 +74,7 @@ def _eight_bits(im):
     if not im.mode.startswith("I"):
         return im
     deep = np.asarray(im).astype(np.int64)
-    if deep.min(initial=0) < 0 or deep.max(initial=0) > 65535:
+    if ((deep < 0) | (deep > 65535)).any():
         raise ValueError("more than 16 bits a pixel")
     return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
 

@@ -24,6 +24,7 @@ from robustlit import (
     claims,
     command,
     corruptions,
+    cost,
     data,
     evaluation,
     execution,
@@ -36,6 +37,7 @@ from robustlit import (
     minimal_attacks,
     minimum_norm,
     models,
+    own_attacks,
     planted,
     plots,
     preconditions,
@@ -51,6 +53,7 @@ from robustlit import (
     worst_case,
     zoo,
 )
+from robustlit.benchmark import audit_reliability
 from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
@@ -121,6 +124,7 @@ TESTS = pd.DataFrame(
 )
 TESTS = pd.concat([TESTS, TESTS.assign(seed=1)]).assign(red="none")
 STRESSED = pd.DataFrame(dict(stressor=["blur", "blur", "noise"], strength=[0.0, 1.0, 1.0], accuracy=[90.0, 80.0, 70.0]))
+SIGNS = lambda model, x, y, eps: (x + eps * (x - 0.5).sign()).clamp(0, 1)
 SUBJECT = masking.Subject(MODEL, X, Y, 0.1, 0)
 CONV = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10)).eval()
 SEEN_BY_CONV = CONV(X).argmax(1)
@@ -305,8 +309,19 @@ CALLS = {
     masking.student_of: dict(s=SUBJECT, steps=1, width=4),
     masking.Scaled: dict(model=MODEL, factor=2.0),
     masking.Back: dict(model=MODEL, low=0.0, high=255.0),
-    masking.audit: dict(model=MODEL, data=(X, Y), eps=0.1, images=4, surrogates=[MODEL], seed=0),
+    cost.counted: dict(model=MODEL, count=print),
+    cost.seconds_a_pass: dict(model=MODEL, x=X),
+    cost.said_beforehand: dict(plan=dict(fog=1), images=3, seconds=0.1),
+    cost.PassBar: dict(model=MODEL, plan=dict(fog=1), images=3, seconds=0.1, desc=""),
+    masking.audit: dict(model=MODEL, data=(X, Y), eps=0.1, images=4, surrogates=[MODEL], seed=0, attack=SIGNS),
     masking.audit_summary: dict(table=AUDIT),
+    own_attacks.inside: dict(ball=BALL, found=X, project=True),
+    own_attacks.OwnAttack: dict(attack=SIGNS, project=True),
+    own_attacks.mean_classifier: dict(x=X, y=Y),
+    own_attacks.linear_worst: dict(model=own_attacks.mean_classifier(X, Y), x=X, y=Y, eps=0.1),
+    own_attacks.attack_check: dict(model=MODEL, data=(X, Y), attack=SIGNS, eps=0.1, seed=0),
+    audit_reliability.alarms: dict(rows=AUDITS.assign(planted="", clean=90.0)),
+    audit_reliability.detections: dict(rows=AUDITS.assign(planted="detector", clean=90.0)),
     masking.red_table: dict(found=AUDITS, columns=["network"], rows=("kind", "check")),
     masking.red_counts: dict(found=AUDITS, by="network"),
     zoo.timed_training: dict(name="local/small", parameters=dict(seed=0), folder=".", seconds=1.0),
@@ -938,6 +953,7 @@ BARE = {  # parameters of these names that take any string, and why
     "noise_blur_fgsm.gain network": "what a table calls it",
     "checks.check_eps norm": "only linf has a largest radius; the attack refuses unknown ones",
     "experiments.bind profile": "of the experiment's own profiles",
+    "masking.left attack": "a method that the audit calls",
     "masking.images attack": "a method that the audit calls",
     "masking.under attack": "a method that the audit calls",
     "global_scores.global_scores data": "says its kind alone",

@@ -262,8 +262,11 @@ def test_boundary_needs_the_answer_only(right):
     f, blind = run("boundary", net, x, y), run("boundary", Blind(net), x, y)
     assert torch.allclose(f.l2, blind.l2) and f.gradients.sum() == 0 and f.queries.max() <= 302
     for name in ("deepfool", "jsma", "carlini_wagner"):
-        with pytest.raises(ValueError, match="cuts the gradient off"):
-            run(name, Blind(net), x, y)
+        with pytest.warns(UserWarning, match="no gradient of `model` reaches the images"):
+            found = run(name, Blind(net), x, y)
+        # Adam turns the rounding of the distance into steps, so Carlini and Wagner's attack stumbles over the border
+        won = found.success if name == "carlini_wagner" else found.success.new_zeros(len(y))
+        assert torch.equal(found.success, won) and (net(found.x).argmax(1) != y)[won].all()
 
 
 def test_boundary_starts(right):
