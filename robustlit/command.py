@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import robustlit
@@ -50,7 +51,9 @@ def _add_stress_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "model", metavar="MODULE:FACTORY", help="what makes it, such as mynet:make for make() in mynet.py"
     )
-    parser.add_argument("--weights", metavar="FILE", help="its state dict, as torch.save wrote it")
+    parser.add_argument("--weights", metavar="FILE", help="its state dict or a checkpoint, as torch.save wrote it")
+    normal = "put the normalisation of its training into the model: cifar10, imagenet, ..., or MEAN/STD such as 0.5/0.5"
+    parser.add_argument("--normalise", metavar="NAME", help=normal)
     parser.add_argument("--data", default="digits", help="name or path of a dataset; see `robustlit data`")
     parser.add_argument("--size", type=int, help="resize the images to this many pixels a side")
     parser.add_argument(
@@ -112,19 +115,30 @@ def _data(args) -> int:
     return 0
 
 # %% ../nbs/evidence/95_command.ipynb #e96e2b29
+def _said(message, category, filename, lineno, file=None, line=None):
+    "A warning in one line, without the place in the code."
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def _stress(args) -> int:
     from robustlit.data import load
     from robustlit.masking import audit_summary
     from robustlit.report import named_model, write_report
 
-    model = named_model(args.model, args.weights)
-    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
-    rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
+    model = named_model(args.model, args.weights, args.normalise)
+    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
+    with warnings.catch_warnings():
+        warnings.showwarning = _said  # ty: ignore[invalid-assignment]
+        rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
     short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
     print(
         f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"
     )
+    failed = rows[rows["error"] != ""]
+    if len(failed):
+        first = failed.iloc[0]
+        print(f"{len(failed)} of {len(rows) - 1} stressors failed, such as {first.stressor}: {first.error}\n")
     if checks is not None:
         print(f"audit: {audit_summary(checks)}")
         print("".join(f"  {c.check}: {c.finding}\n" for c in checks[checks["red"]].itertuples()), end="")
@@ -150,14 +164,14 @@ def _answered(args, commands: dict, whole: tuple, stopped: str = "stopped", refu
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, FileNotFoundError, *refused) as e:
+    except (ValueError, TypeError, OSError, *refused) as e:
         print(f"robustlit: {e}", file=sys.stderr)
         return 2
 
 
 def _light(args) -> int:
     "Do what needs no notebooks."
-    return _answered(args, LIGHT, ("images", "size"))
+    return _answered(args, LIGHT, ("images", "size"), "stopped; the same command goes on from the rows that it has")
 
 # %% ../nbs/evidence/95_command.ipynb #c950000c
 def main(

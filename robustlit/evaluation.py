@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .checks import Count, check_images, check_labels, checked, not_empty
 from .data import Batches, as_images
+from .intake import call_model, check_ready, first_logits
 
 # %% ../nbs/robustness/00_evaluation.ipynb #39f43aaa
 @checked
@@ -44,10 +45,10 @@ def logits_of(
     batch_size: Count = 250,  # Images at a time
 ) -> Tensor:  # (n, classes)
     "Logits of all images, in eval mode and without gradients."
+    check_ready(model)
+    shown = (as_images(part) if part.dtype == torch.uint8 else part for part in x.split(batch_size))
     with eval_mode(model):
-        return torch.cat(
-            [model(as_images(part) if part.dtype == torch.uint8 else part) for part in x.split(batch_size)]
-        )
+        return torch.cat([call_model(model, part) for part in shown])
 
 # %% ../nbs/robustness/00_evaluation.ipynb #1aadd52d
 def _check_logits(logits: Tensor, n: int, expected: str):
@@ -123,7 +124,7 @@ def evaluate(
     loss, right, n = 0.0, 0, 0
     with eval_mode(model):
         for xb, yb in batches:
-            logits = model(xb)
+            logits = call_model(model, xb)
             _check_logits(logits, len(yb), "`model` must give logits of")
             right += correct(logits, yb).sum().item()
             check_labels(yb, len(logits), logits.shape[1])
@@ -181,15 +182,7 @@ def check_model(
     if not len(x):
         raise ValueError("`data` must hold at least one image")
     with eval_mode(model):
-        try:
-            z = model(x[:100])
-        except RuntimeError as err:
-            raise ValueError(f"`model` does not take images of shape {tuple(x.shape[1:])}: {err}") from err
-    if not isinstance(z, Tensor) or z.ndim != 2 or len(z) != len(x[:100]) or z.shape[1] < 2:
-        got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-        raise ValueError(f"`model` must give a row of logits an image, ({len(x[:100])}, classes), got {got}")
-    if not z.isfinite().all():
-        raise ValueError("`model` must give finite logits, got NaN or infinity")
+        z = first_logits(model, x[:100])
     if look_like_probabilities(z):
         raise ValueError(
             "`model` must give logits, got probabilities (rows from 0 to 1 that sum to 1): drop the softmax"

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from robustlit.attacks import (
+    ATTACKS,
+    SYNONYMS,
     TINY,
     Search,
     State,
@@ -37,7 +39,6 @@ from robustlit.checks import (
     Count,
     Device,
     Images,
-    Labels,
     NotNegative,
     at_least,
     between,
@@ -45,10 +46,12 @@ from robustlit.checks import (
     check_int,
     check_labels,
     check_number,
+    check_with,
     checked,
     one_of,
 )
 from .digest import Later, Table
+from .intake import AnyImages, AnyLabels
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #068a6699
 def _wide(v):
@@ -441,7 +444,19 @@ SMALLEST = Table(
     fab_t=Later("robustlit.minimum_norm", "FABT"),
 )
 RULES = ("target", "eot", "clip")
-_Attack = Annotated[str, one_of(SMALLEST)] | Callable
+
+
+def _known(attack: str, name: str):
+    "`ValueError` for an attack that is not in `SMALLEST`, with the function that it belongs to."
+    if attack not in SMALLEST and attack in ATTACKS:
+        call = f"robustlit.attacks.attack_images(model, x, y, eps, {attack!r})"
+        raise ValueError(f"`{name}` {attack!r} looks for the worst image within a radius: call {call}")
+    if attack.lower() in SYNONYMS:
+        raise ValueError(f"`{name}` {attack!r} is called {SYNONYMS[attack.lower()]!r} here")
+    check_choice(attack, SMALLEST, name)
+
+
+_Attack = Annotated[str, check_with(_known, "no such name", "pgd")] | Callable
 
 
 def _made(attack, options):
@@ -456,8 +471,8 @@ def _made(attack, options):
 @checked
 def smallest(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     attack: _Attack = "deepfool",  # A name in `SMALLEST`, or an attack already made
     batch_size: Count = 500,  # Images at a time
     generator: torch.Generator | None = None,  # Seeds "boundary"; torch's own if None
@@ -465,7 +480,7 @@ def smallest(
     **options,  # The attack's own (steps, overshoot, ...) and `Threat`'s (target, eot, clip)
 ) -> Smallest:  # Images in [0, 1] unless `clip=False`, and how far they are
     "The nearest wrong image found for each one; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
     made, rules = _made(attack, options)
     target, parts = rules.pop("target", None), []
     if isinstance(target, Tensor):

@@ -13,8 +13,9 @@ import html
 import importlib
 import io
 import os
-import pickle
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +28,19 @@ from torch import nn
 
 import robustlit
 from .masking import audit, audit_summary
-from .checks import Count, check_choice, check_with, checked, existing, with_columns
-from .data import Dataset
+from .checks import Count, check_choice, check_with, checked, with_columns
+from .intake import Data, Normalised, load_weights, normalisation
 from .plots import house_style
 from .stressors import stress, suite_names
 
 # %% ../nbs/robustness/70_report.ipynb #ce4211c8
+def _told(err: BaseException, what: str) -> ValueError:
+    "An error of the user's own code in our sentence, with its own text and its place."
+    place = traceback.extract_tb(err.__traceback__)[-1:]
+    where = f" ({Path(place[0].filename).name}, line {place[0].lineno})" if place else ""
+    return ValueError(f"`model`: {what} raised {type(err).__name__}: {' '.join(str(err).split())}{where}")
+
+
 def _factory(name: str) -> Callable:
     "What `module:factory` names."
     module, colon, factory = name.partition(":")
@@ -47,32 +55,35 @@ def _factory(name: str) -> Callable:
         found = importlib.import_module(module)
     except ModuleNotFoundError as err:
         raise ValueError(f"`model`: {err}; {module} must be importable from {here}") from err
+    except (Exception, SystemExit) as err:
+        raise _told(err, f"import {module}") from err
     return getattr(found, check_choice(factory, [n for n in dir(found) if n[0] != "_"], "factory"))
 
-# %% ../nbs/robustness/70_report.ipynb #c362f3b3
+# %% ../nbs/robustness/70_report.ipynb #f8934f43
 @checked
 def named_model(
     model: str,  # "module:factory"
-    weights: Annotated[str | Path, existing] | None = None,  # File of a state dict, as `torch.save` wrote it
+    weights: str | Path | None = None,  # File of a state dict or a checkpoint, as `torch.save` wrote it
+    normalise: str | None = None,  # A name in `NORMALISATIONS` or MEAN/STD, where the model takes normalised images
 ) -> nn.Module:  # In eval mode, on the CPU
     "The model that a factory makes, with its weights; `ValueError` for a name, a file or weights that do not fit."
+    numbers = None if normalise is None else normalisation(normalise)
     found = _factory(model)
+    if not isinstance(found, nn.Module) and not callable(found):
+        raise ValueError(f"`model`: {model} must be callable without arguments, got {type(found).__name__}")
     try:
         made = found if isinstance(found, nn.Module) else found()
-    except TypeError as err:
-        raise ValueError(f"`model`: {model} must be callable without arguments: {err}") from err
+    except (Exception, SystemExit) as err:
+        needs = isinstance(err, TypeError) and err.__traceback__ is not None and err.__traceback__.tb_next is None
+        if needs:
+            raise ValueError(f"`model`: {model} must be callable without arguments: {err}") from err
+        raise _told(err, model) from err
     if not isinstance(made, nn.Module):
         raise ValueError(f"`model`: {model} must give a torch.nn.Module, got {type(made).__name__}")
-    if weights is not None:
-        try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, RuntimeError) as err:
-            raise ValueError(f"`weights`: {weights} must be a state dict as torch.save writes it") from err
-        try:
-            made.load_state_dict(state.get("state_dict", state) if isinstance(state, dict) else state)
-        except (RuntimeError, TypeError, AttributeError) as err:
-            raise ValueError(f"`weights`: {weights} does not fit {model}: {err}") from err
-    return made.eval()
+    if weights is not None and (line := load_weights(made, weights)):
+        print(line)
+    made = made.eval()
+    return made if numbers is None else Normalised(made, *numbers).eval()
 
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(
@@ -157,37 +168,59 @@ def report_page(
     plt.close(fig)
     picture = base64.b64encode(buffer.getvalue()).decode()
     text = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
+    failed = rows[rows["error"] != ""] if "error" in rows else rows[:0]
+    lines = (
+        f"<li>{html.escape(f'{r.stressor}, {r.unit} {r.strength:g}: {r.error}')}</li>" for r in failed.itertuples()
+    )
+    lost = f"<p>{len(failed)} stressors failed:</p><ul>{''.join(lines)}</ul>" if len(failed) else ""
     audited = (
         "<p>No audit was made: robust accuracies below are upper bounds.</p>" if checks is None else _audit_html(checks)
     )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{html.escape(title)}</h1><p>{text}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
-        f'<img alt="accuracy against strength" src="data:image/png;base64,{picture}">{audited}<h2>Tables</h2>{_wide(rows)}</html>'
+        f'<img alt="accuracy against strength" src="data:image/png;base64,{picture}">{audited}<h2>Tables</h2>{lost}{_wide(rows)}</html>'
     )
 
 # %% ../nbs/robustness/70_report.ipynb #41f1e981
 _Suite = Annotated[str, check_with(lambda v, name: check_choice(v, suite_names(), name), "corruption")]
 
 
+def _page(path: str | Path) -> Path:
+    "Where the page goes; `ValueError` before anything is computed if it cannot be written there."
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"`out` must be a file, got the folder {path}; say {path / 'page.html'}")
+    if path.suffix == ".csv":
+        raise ValueError(f"`out` must be the page, got {path}: say {path.with_suffix('.html')}, the rows go beside it")
+    above = next(p for p in path.absolute().parents if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"`out` must lie in a folder that can be written to, got {path}")
+    return path
+
+
 @checked
 def write_report(
     model: nn.Module,  # Images in [0, 1] to logits
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
-    path: str | Path,  # The page to write; the rows go beside it as .csv
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
+    path: str | Path,  # The page to write; the rows go beside it as .csv, and as .partial.csv while they come
     suite: _Suite = "all",  # "corruptions", "linf", "faults", "noise_blur", "filters" or "all" (without filters)
     images: Count = 200,  # How many to use
     title: str = "",  # Of the page; the model's class if empty
     audited: bool = True,  # Whether to audit too
 ) -> tuple:  # Rows of `stress`, rows of `audit` (or None)
-    "Stress and audit a model and write the page; nothing is written if either fails."
-    rows = stress(model, data, suite, images)
+    "Stress and audit a model and write the page; after an interruption the same call goes on from its rows."
+    path = _page(path)
+    partial = path.with_suffix(".partial.csv")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*stressors failed")  # the page says which
+        rows = stress(model, data, suite, images, keep=partial)
     checks = audit(model, data, images=images) if audited else None
     with plt.rc_context():
         house_style()
         page = report_page(title or type(model).__name__, rows, checks)
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows.to_csv(path.with_suffix(".csv"), index=False)
     path.write_text(page, encoding="utf-8")
+    partial.unlink(missing_ok=True)
     return rows, checks

@@ -7,13 +7,19 @@ Docs: https://robustlit.github.io/robustlit/robustness/stressors.html.md"""
 # %% auto #0
 __all__ = ['ATTACK_OPTIONS', 'SUITES', 'PAPER_SUITES', 'images_and_labels', 'Stressor', 'corruption_suite', 'linf_suite',
            'restored', 'model_stressor', 'fault_suite', 'noise_blur_suite', 'under', 'in_schema', 'stress_names',
-           'suite_names', 'stress', 'eps_area', 'corruption_error']
+           'suite_names', 'fingerprint', 'stress', 'eps_area', 'corruption_error']
 
 # %% ../nbs/robustness/50_stressors.ipynb #60dfaf6d
+import csv
+import hashlib
+import inspect
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -24,23 +30,23 @@ from tqdm.auto import tqdm
 from .attacks import attack_images
 from robustlit.checks import (
     Count,
+    Eps,
     Images,
     NotNegative,
     Seed,
     Share,
     between,
     check_choice,
-    check_images,
-    check_labels,
     checked,
     one_of,
     with_columns,
 )
 from .corruptions import CALIBRATIONS, GROUPS, blur, corrupt, noise
-from .data import Dataset, as_images
 from .digest import Later, Table
 from .evaluation import check_model, eval_mode, logits_of, measures
 from .faults import WHERE, faulty
+from .intake import Data, drawn, given_pair
+from .preconditions import _warn
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -48,23 +54,14 @@ if TYPE_CHECKING:
 # %% ../nbs/robustness/50_stressors.ipynb #f9b5fda5
 @checked
 def images_and_labels(
-    data: Dataset | tuple,  # A `Dataset`, or (images, labels); images as uint8 or as floats in [0, 1]
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     images: Count | None = None,  # How many to use, drawn by a fixed seed; all if None
+    in_range: bool = True,  # Whether floats outside of [0, 1] are refused
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
-    "The test images of `data`."
-    x, y = (data.x_test, data.y_test) if isinstance(data, Dataset) else _pair(data)
-    check_labels(y, len(x), name="data")
-    x = as_images(x) if x.dtype == torch.uint8 else x
-    if images is not None and len(y) > images:
-        few = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))[:images].sort().values.to(y.device)
-        x, y = x[few], y[few]
-    return x, y
-
-# %% ../nbs/robustness/50_stressors.ipynb #760ee838
-def _pair(data):
-    if not isinstance(data, tuple | list) or len(data) != 2 or not all(isinstance(t, Tensor) for t in data):
-        raise TypeError(f"`data` must be a Dataset or a pair (images, labels) of tensors, got {type(data).__name__}")
-    return data
+    "The images of `data` that are used, always the same ones."
+    x, y = given_pair(data, images, in_range=in_range)
+    few = drawn(len(y), images)
+    return (x, y) if few is None else (x[few.to(x.device)], y[few.to(y.device)])
 
 # %% ../nbs/robustness/50_stressors.ipynb #e9ac2059
 @checked
@@ -133,7 +130,7 @@ def _attacked(model, x, y, seed, name, eps, options: dict):
 
 # %% ../nbs/robustness/50_stressors.ipynb #59102a0b
 _Attacks = tuple[Annotated[str, one_of(ATTACK_OPTIONS)], ...]
-_Radii = tuple[Share, ...] | None
+_Radii = tuple[Eps, ...] | None
 
 
 @checked
@@ -312,43 +309,144 @@ def _suite(suite, model, x) -> list:
         raise TypeError(f"`suite` must be one of {', '.join(suite_names())} or a list of Stressor, got {suite!r}")
     return chosen
 
+# %% ../nbs/robustness/50_stressors.ipynb #e6c5b9f5
+def _about(s: Stressor, name: str = "") -> dict:
+    "The columns that say what a row is about; the network's name is one if it has any."
+    about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
+    return dict(model=name) | about if name else about
+
+
+def _answer(s: Stressor, model, x, y, seed: int, shown: Callable | None = None) -> Tensor:
+    "A network's logits under a stressor, on the images that `shown` gives if it changes only these."
+    torch.manual_seed(seed)
+    seen = None if shown is None else shown()
+    torch.manual_seed(seed)
+    return s.run(model, x, y, seed) if seen is None else logits_of(model, seen)
+
+# %% ../nbs/robustness/50_stressors.ipynb #676cc9bd
+def _measured(s: Stressor, model, x, y, seed: int, strict: bool = False, shown: Callable | None = None) -> dict:
+    "What a network makes of a stressor; of one that raises, NaN and the reason."
+    try:
+        return measures(_answer(s, model, x, y, seed, shown), y) | dict(error="")
+    except Exception as err:
+        if strict:
+            raise
+        nothing = dict.fromkeys(("accuracy", "low", "high", "ece", "loss"), float("nan"))
+        return nothing | dict(n=len(y), error=f"{type(err).__name__}: {' '.join(str(err).split())}")
+
+# %% ../nbs/robustness/50_stressors.ipynb #97607d6c
+def _sources(model: nn.Module) -> list:
+    "The files in which the classes of a network are written, but for PyTorch's own."
+    found = set()
+    for cls in {type(m) for m in model.modules()}:
+        if not cls.__module__.startswith("torch."):
+            try:
+                found.add(inspect.getsourcefile(cls))
+            except (TypeError, OSError):  # written in a notebook, or built in
+                continue
+    return sorted(f for f in found if f and Path(f).is_file())
+
+
+@checked
+def fingerprint(
+    model: nn.Module,  # Any network
+    x: Tensor,  # Images
+    y: Tensor,  # Labels
+    seed: Seed,  # Of the stressors
+) -> str:  # The same for the same values, architecture and source files
+    "What a model's rows hang on, in short."
+    words = re.sub(r"0x[0-9a-f]+", "", f"{type(model).__qualname__} {model} {seed}")
+    found = hashlib.sha256(words.encode())
+    for name, value in [*model.state_dict().items(), ("x", x), ("y", y)]:
+        if not isinstance(value, Tensor) or value.is_quantized:
+            found.update(f"{name} {value}".encode())
+            continue
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for file in _sources(model):
+        found.update(Path(file).read_bytes())
+    return found.hexdigest()[:24]
+
+# %% ../nbs/robustness/50_stressors.ipynb #3a5c87ef
+class _RowFile:
+    "Rows of one call of `stress` in a CSV file, each written as it comes."
+
+    def __init__(self, path: str | Path | None, key: str):
+        self.path, self.key = None if path is None else Path(path), key
+        self.found = self._read(self.path) if self.path is not None and self.path.exists() else {}
+
+    def _read(self, path: Path) -> dict:
+        "Whole rows of this call that did not fail, by their place in it."
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        rows = csv.DictReader(line for line in lines if line.endswith("\n"))
+        return {int(r["place"]): r for r in rows if r.get("key") == self.key and r.get("error") == ""}
+
+    def row(self, place: int, about: dict, make: Callable) -> dict:
+        "The row at a place, from the file or made and written."
+        was = self.found.get(place)
+        if was and all(was.get(k) == str(v) for k, v in about.items()):
+            numbers = {k: float(was[k]) for k in ("accuracy", "low", "high", "ece", "loss")}
+            return about | numbers | dict(n=int(was["n"]), error="")
+        row = about | make()
+        if self.path is not None:
+            self._write(self.path, dict(key=self.key, place=place) | row)
+        return row
+
+    def _write(self, path: Path, row: dict):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not self.found and row["place"] == 0
+        with open(path, "w" if fresh else "a", encoding="utf-8", newline="") as f:
+            writer = csv.DictWriter(f, list(row), lineterminator="\n")
+            if fresh or not f.tell():
+                writer.writeheader()
+            elif not path.read_text(encoding="utf-8", errors="replace").endswith("\n"):
+                f.write("\n")  # a row was cut off when the run was stopped
+            writer.writerow(row)
+
 # %% ../nbs/robustness/50_stressors.ipynb #e42c2697
-def _answered(s: Stressor, models, x, y, seed):
-    "Each network's logits; images that are changed for all are made once."
-    seen = None if s.shown is None else s.shown(x, seed)
-    for model in models:
-        torch.manual_seed(seed)
-        yield s.run(model, x, y, seed) if seen is None else logits_of(model, seen)
+_CLEAN = Stressor("clean", "clean", 0.0, "", lambda model, x, y, seed: logits_of(model, x))
+
+
+def _warn_of_failures(rows: list):
+    "A warning that says how many stressors failed, and why the first did."
+    failed = [r for r in rows if r["error"]]
+    if failed:
+        n = sum(r["stressor"] != "clean" for r in rows)
+        told = f"{len(failed)} of {n} stressors failed, see the column `error`: {failed[0]['error']}"
+        warnings.warn(told, stacklevel=4)
 
 
 @checked
 def stress(
     model: nn.Module,  # Images in [0, 1] to logits; or a `ModuleDict` of several, which see the same images
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     suite: str | list = "corruptions",  # A name of `suite_names`, or a list of `Stressor`
     images: Count | None = 1000,  # How many to use; all if None
     seed: Seed = 0,  # Of noise, random starts and bit flips
+    keep: str | Path | None = None,  # A CSV file that rows go to as they come, and from which the same call goes on
+    strict: bool = False,  # A stressor that raises ends it, instead of giving a row with the reason
 ) -> (
     "pd.DataFrame"
-):  # suite, stressor, strength, unit, accuracy, low, high, ece (percent), loss (nats), n; of several also model
+):  # suite, stressor, strength, unit, accuracy to ece (%), loss (nats), n, error; of several also model
     "What a model makes of images that are made hard; its mode, weights and random state stay as they are."
     import pandas as pd
 
     x, y = images_and_labels(data, images)
-    check_images(x, "data")
-    several = isinstance(model, nn.ModuleDict)
-    models = dict(model.items()) if several else {"": model}
+    models = dict(model.items()) if isinstance(model, nn.ModuleDict) else {"": model}
     for one in models.values():
         check_model(one, x, y)
-    rows, named = [], lambda name: dict(model=name) if several else {}
+    kept, rows = _RowFile(keep, "" if keep is None else fingerprint(model, x, y, seed)), []
     with torch.random.fork_rng(), ExitStack() as modes:
         _ = [modes.enter_context(eval_mode(one)) for one in models.values()]
-        clean = dict(suite="clean", stressor="clean", strength=0.0, unit="")
-        rows += [named(k) | clean | measures(logits_of(one, x), y) for k, one in models.items()]
-        for s in tqdm(_suite(suite, next(iter(models.values())), x), desc="stress", leave=False):
-            about = dict(suite=s.suite, stressor=s.name, strength=float(s.strength), unit=s.unit)
-            found = zip(models, _answered(s, models.values(), x, y, seed))
-            rows += [named(k) | about | measures(logits, y) for k, logits in found]
+        _warn(models, x, y, seed)
+        for k, one in models.items():
+            rows.append(_about(_CLEAN, k) | measures(logits_of(one, x), y) | dict(error=""))
+        for i, s in enumerate(tqdm(_suite(suite, next(iter(models.values())), x), desc="stress", leave=False)):
+            shown = cache(partial(s.shown, x, seed)) if s.shown else None
+            for j, (k, one) in enumerate(models.items()):
+                make = partial(_measured, s, one, x, y, seed, strict, shown)
+                rows.append(kept.row(i * len(models) + j, _about(s, k), make))
+    _warn_of_failures(rows)
     return pd.DataFrame(rows)
 
 # %% ../nbs/robustness/50_stressors.ipynb #debc3f38
@@ -378,6 +476,8 @@ _three = with_columns("suite", "stressor", "accuracy")
 def _errors(rows: "pd.DataFrame") -> tuple:
     "Mean error by corruption, and the clean error."
     part = rows[rows["suite"] == "corruptions"]
+    if part["accuracy"].isna().any():
+        raise ValueError("`rows` must be complete: some stressors failed, see the column `error`")
     if not len(part) or "clean" not in set(rows["stressor"]):
         raise ValueError("`rows` must come from `stress` with the suite 'corruptions' or 'all'")
     clean = 100 - rows.loc[rows["stressor"] == "clean", "accuracy"].iloc[0]

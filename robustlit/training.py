@@ -64,6 +64,33 @@ class Callback:
     def load_state_dict(self, state: dict):
         "Take up what `state_dict` kept."
 
+# %% ../nbs/learning/30_training.ipynb #65533fac
+def _copies(tensors: Iterable) -> list:
+    "Each tensor with a copy of its values."
+    return [(t, t.clone()) for t in tensors if not nn.parameter.is_lazy(t)]
+
+
+def _not_finite(learn, gradients: bool) -> list:
+    "Names of the parameters in training that hold NaN or infinity, or whose gradients do."
+    moved = {id(p) for group in learn.opt.param_groups for p in group["params"]}
+    named = [(k, p.grad if gradients else p) for k, p in learn.model.named_parameters() if id(p) in moved]
+    return [k for k, t in named if t is not None and not t.sum().isfinite() and not t.isfinite().all()]
+
+
+@torch.no_grad()
+def _refuse_nan(learn, when: str, buffers: list | None = None):
+    "`FloatingPointError` that names what is not finite; with `buffers` before a step, and they are put back."
+    bad = [] if buffers is None else _not_finite(learn, True)
+    spoiled = _not_finite(learn, False) if bad or buffers is None else []
+    if not bad and not spoiled:
+        return
+    for t, was in buffers or []:
+        t.copy_(was)
+    what = f"`{spoiled[0]}` holds" if spoiled else f"the gradient of `{bad[-1]}` holds"
+    kept = "" if buffers is None else "; this step was not made, weights and buffers are as they were before it"
+    do = "look for it in the images and the loss, or take a smaller learning rate"
+    raise FloatingPointError(f"training stopped {when}: {what} NaN or infinity{kept}; {do}")
+
 # %% ../nbs/learning/30_training.ipynb #ae2892c7
 class Learner:
     "A network, its optimizer, a loss and callbacks; `fit` trains in place."
@@ -98,16 +125,19 @@ class Learner:
             while self.epoch < self.epochs:
                 self.model.train()
                 self.notify("before_epoch")
-                for self.xb, self.yb in batches:
+                for step, (self.xb, self.yb) in enumerate(batches, 1):
                     self.notify("before_batch")
+                    buffers = _copies(self.model.buffers())
                     self.logits = self.model(self.xb)
                     self.loss = self.loss_func(self.logits, self.yb)
                     self.notify("after_loss")
                     self.opt.zero_grad()
                     self.loss.backward()
                     self.notify("after_backward")
+                    _refuse_nan(self, f"at step {step} of epoch {self.epoch + 1}", buffers)
                     self.opt.step()
                     self.notify("after_step")
+                _refuse_nan(self, f"after the last step of epoch {self.epoch + 1}")
                 self.epoch += 1
                 self.notify("after_epoch")
         except StopFit:

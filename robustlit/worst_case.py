@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, ModelMode, Norm, Search, Square, State, Threat
 from .attacks import _check, image_uniform, untouched, worst_images
-from .checks import Count, Device, Images, Labels, NotNegative, at_least, checked
+from .checks import Count, Device, NotNegative, at_least, check_eps, checked
+from .intake import AnyImages, AnyLabels
 from .minimum_norm import FAB, FABT
 
 # %% ../nbs/robustness/24_worst_case.ipynb #b2258c05
@@ -237,8 +238,8 @@ def _booked(threat, attack, eps):
 @checked
 def worst_case(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Images,  # Images (n, c, h, w), floats in [0, 1]
-    y: Labels,  # Labels (n,), int64
+    x: AnyImages,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: AnyLabels,  # Labels (n,), whole numbers
     eps: NotNegative,  # Radius, in pixel units
     norm: Norm = "linf",  # "linf" or "l2"
     batch_size: Count = 500,  # Images at a time
@@ -247,7 +248,8 @@ def worst_case(
     **options,  # `WorstCase`'s own: steps, target_steps, fab_steps, queries, targets
 ) -> Cascade:  # The worst images, and which attack broke which
     "The cascade with a book of which attack broke what; `TypeError` or `ValueError` for anything out of range."
-    y, seed = _check(x, y, generator)
+    x, y, seed = _check(x, y, generator)
+    check_eps(eps, norm)
     attack, parts, by = WorstCase(**options), [], []
     with untouched(model, mode):
         for ids in torch.arange(len(x), device=x.device).split(batch_size):

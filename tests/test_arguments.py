@@ -40,6 +40,7 @@ from robustlit import (
     own_attacks,
     planted,
     plots,
+    preconditions,
     records,
     report,
     sources,
@@ -280,13 +281,18 @@ CALLS = {
     files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
     models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
     models.load_or_train: dict(model=MODEL, train=lambda net: None, path="made.pt"),
-    report.named_model: dict(model="torch.nn:Flatten", weights=None),
+    report.named_model: dict(model="torch.nn:Flatten", weights=None, normalise="cifar10"),
     report.stress_figure: dict(rows=ROWS),
     report.report_page: dict(title="A model", rows=ROWS, checks=AUDIT),
     report.write_report: dict(
         model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
     ),
-    stressors.images_and_labels: dict(data=(X, Y), images=2),
+    stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
+    preconditions.other_ranges: dict(x=X),
+    preconditions.range_finding: dict(right=lambda x: torch.ones(len(x)), x=X),
+    preconditions.why_answers_change: dict(model=MODEL, x=X, seed=0),
+    preconditions.warnings_of: dict(model=MODEL, x=X, y=Y, seed=0, images=4),
+    stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
     stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x))
     | dict(shown=lambda x, seed: x),
     stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto", names=["fog"])
@@ -299,7 +305,7 @@ CALLS = {
     stressors.under: dict(stressor="fog", strength=1.0),
     stressors.in_schema: dict(rows=ROWS),
     stressors.model_stressor: dict(suite="x", name="y", strength=1.0, unit="z", change=lambda model, generator: None),
-    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0),
+    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0, keep=None, strict=False),
     stressors.eps_area: dict(eps=[0.0, 0.1, 0.2], accuracy=[90.0, 50.0, 10.0], floor=1e-3),
     stressors.corruption_error: dict(rows=ROWS, reference=ROWS),
     masking.Subject: dict(model=MODEL, x=X, y=Y, eps=0.1, seed=0, surrogates=[MODEL]),
@@ -582,6 +588,7 @@ CALLS = {
     faults.bit_fields: dict(dtype=torch.float16),
     faults.flip_bits: dict(x=X, rate=0.1, bits=["sign", 3], generator=RNG),
     faults.looks_binary: dict(module=MODEL),
+    faults.quantises: dict(module=MODEL),
     faults.sites: dict(model=MODEL, binary=["1"]),
     faults.faulty: dict(model=MODEL, rate=0.1, where="weights", layers="1", bits=3, generator=RNG, binary=None),
     faults.fault_curve: dict(
@@ -734,6 +741,7 @@ BY_HAND = {
     (report.write_report, "suite"): ["blurs"],
     (report.named_model, "model"): ["torch.nn"],
     (report.named_model, "weights"): ["no such file.pt"],
+    (report.named_model, "normalise"): ["cifar", "0.5", "0.5/0.5/0.5", "0.5/0", "a/b"],
     (zoo.find_network, "name"): ["sleep/slep"],
     (zoo.load_network, "name"): ["sleep/slep"],
     (figures.stress_regions, "layer"): ["no such layer"],
@@ -824,7 +832,11 @@ def test_bad_values_are_refused_by_name(fn, name, here):
 # Nothing public is left out
 
 
-OWN_TESTS = {"robustlit.checks": "tests/test_checks.py", "robustlit.digest": "tests/test_digest.py"}
+OWN_TESTS = {
+    "robustlit.checks": "tests/test_checks.py",
+    "robustlit.digest": "tests/test_digest.py",
+    "robustlit.intake": "tests/test_gauntlet.py",
+}
 GIVEN = {
     attacks.Attacked: "what `attack_images` gives",
     minimal_attacks.Smallest: "what `smallest` gives",
@@ -945,6 +957,7 @@ ROLES = ("data", "network", "norm", "attack", "device", "profile")
 BARE = {  # parameters of these names that take any string, and why
     "batchnorm_effect.replaced norm": "the name of a layer",
     "noise_blur_fgsm.gain network": "what a table calls it",
+    "checks.check_eps norm": "only linf has a largest radius; the attack refuses unknown ones",
     "experiments.bind profile": "of the experiment's own profiles",
     "masking.left attack": "a method that the audit calls",
     "masking.images attack": "a method that the audit calls",

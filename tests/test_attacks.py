@@ -29,6 +29,7 @@ from robustlit.attacks import (
     worst_images,
 )
 from robustlit.data import Batches, as_images, load
+from robustlit.intake import ModelError
 from robustlit.training import Learner, set_seed
 
 WHITE = ("fgsm", "pgd", "bim", "mim", "apgd_ce", "apgd_dlr", "apgd_t")
@@ -505,7 +506,7 @@ def test_the_network_is_left_as_it_was_after_an_error(trained, mode):
 
     net = Fails()
     before = spy(net)
-    with pytest.raises(OSError, match="no more"):
+    with pytest.raises(ModelError, match="OSError: no more"):
         attack_images(net, x, y, 0.1, "pgd", mode=mode, early_stop=False)
     assert same(before, spy(net)) and torch.is_grad_enabled()
 
@@ -541,7 +542,7 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(x=lambda x: 255 * x), ValueError, "`x` must lie in"),
         (dict(x=lambda x: x - 0.5), ValueError, "`x` must lie in"),
         (dict(x=lambda x: NAN), ValueError, "`x` must be finite"),
-        (dict(x=lambda x: (255 * x).byte()), TypeError, "`x` must hold floats"),
+        (dict(x=lambda x: (255 * x).int()), TypeError, "`x` must hold floats"),
         (dict(x=lambda x: x[:, 0]), ValueError, "`x` must have shape"),
         (dict(x=lambda x: x.expand(-1, 3, -1, -1)), ValueError, "does not take images"),
         (dict(x=lambda x: x[:0], y=lambda y: y[:0]), ValueError, "at least one image"),
@@ -570,7 +571,7 @@ NAN = torch.full((60, 1, 8, 8), float("nan"))
         (dict(target=lambda y: y), ValueError, "`target` must differ"),
         (dict(target=lambda y: y + 10), ValueError, "`target` must hold labels"),
         (dict(model=lambda net: net.forward), TypeError, "`model` must be a torch.nn.Module"),
-        (dict(model=lambda net: nn.Flatten(0)), ValueError, "`model` must give logits"),
+        (dict(model=lambda net: nn.Flatten(0)), ValueError, "row of logits"),
         (dict(model=lambda net: nn.Sequential(net, nn.Threshold(1e9, float("nan")))), ValueError, "finite logits"),
         (dict(attack="square", queries=1), ValueError, "`queries`"),
         (dict(attack="transfer", surrogates=[]), ValueError, "`surrogates`"),

@@ -11,8 +11,16 @@ import scipy.stats
 from robustlit import claims
 from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
 from robustlit.records import Store, experiment, recorded
-from robustlit.statistics import bootstrap_interval, differences, equivalence, holm, paired_difference, share_interval
-from robustlit.statistics import t_interval, worded
+from robustlit.statistics import (
+    bootstrap_interval,
+    differences,
+    equivalence,
+    holm,
+    paired_difference,
+    share_interval,
+    t_interval,
+    worded,
+)
 from robustlit.sweeps import parse_grid
 
 PARTS = dict(

@@ -20,6 +20,7 @@ from robustlit.evaluation import (
     measures,
 )
 from robustlit.faults import fault_curve
+from robustlit.intake import ModelError
 from robustlit.masking import Subject
 from robustlit.stressors import stress
 from robustlit.training import Learner, Recorder, set_seed
@@ -210,10 +211,10 @@ def test_modes_come_back_after_an_exception(net, pair, call):
         pass
 
     def fail(m, a, z):
-        raise Interrupted
+        raise Interrupted("that is it")
 
     was, handle = modes(net), net[-1].register_forward_hook(fail)
-    with pytest.raises(Interrupted):
+    with pytest.raises(ModelError, match="Interrupted: that is it"):
         call(net, *pair)
     handle.remove()
     assert modes(net) == was and torch.is_grad_enabled()

@@ -527,7 +527,7 @@ def test_bad_input_is_refused(small):
         (ValueError, "`adversary` is unknown", dict(adversary="adaptiv")),
         (ValueError, "at least one image", dict(data=(x[:0], y[:0]))),
         (ValueError, "does not take images", dict(data=(x[..., :20], y))),
-        (TypeError, "a Dataset or a pair", dict(data=(x,))),
+        (TypeError, "or a pair", dict(data=(x,))),
         (ValueError, "fast_grid", dict(compat=["fast_grid"])),
     ]
     for error, words, bad in cases:

@@ -262,7 +262,7 @@ REFUSED = [
     (lambda: binary_mlp(0), "`inputs` must be a whole number >= 1, got 0"),
     (lambda: binary_mlp(64, (-5,)), "`hidden` must be a whole number >= 1, got -5"),
     (lambda: binary_mlp(64, gamma_init="one"), "did you mean 'ones'"),
-    (lambda: binary_mlp(64)(torch.rand(2, 1, 28, 28)), "must have shape (n, 64)"),
+    (lambda: binary_mlp(64)(torch.rand(2, 1, 28, 28)), "must have shape (..., 64)"),
     (lambda: BinaryLinear(3, 2, init="gauss"), "`init` is unknown"),
     (lambda: BinaryLinear(3, 2, init_width=-1), "`init_width`"),
     (lambda: BinaryConv2d(1, 2, 3)(torch.rand(2, 3, 8, 8)), "must have shape (n, 1, height, width)"),

@@ -12,6 +12,7 @@ from torch import nn
 
 from robustlit.attacks import Threat, attack_images
 from robustlit.data import Batches, as_images, load
+from robustlit.intake import ModelError
 from robustlit.minimal_attacks import (
     JSMA,
     SMALLEST,
@@ -346,7 +347,7 @@ def test_the_network_is_as_it_was(right, name):
             with torch.inference_mode():
                 run(name, module, x.clone(), y)
         else:
-            with pytest.raises(KeyError):
+            with pytest.raises(ModelError, match="KeyError: 'third'"):
                 run(name, module, x, y)
         assert [m.training for m in net.modules()] == modes and torch.equal(x, image)
         assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())

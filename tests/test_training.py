@@ -130,6 +130,93 @@ def test_early_stop_keeps_what_was_learned(digits):
     assert set(rec.frame) >= {"train_loss", "train_accuracy", "valid_loss", "valid_accuracy"}
 
 
+# NaN on the way
+
+
+def normed() -> nn.Sequential:
+    set_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def four_batches() -> list:
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.rand(10, 1, 8, 8, generator=generator), torch.arange(10)) for _ in range(4)]
+
+
+class At(Callback):
+    "Does something at one moment of one step, and keeps the network as it was then."
+
+    def __init__(self, moment, step, do):
+        self.step, self.steps, self.do = step, 0, do
+        setattr(self, moment, self.act)
+
+    def act(self, learn):
+        self.steps += 1
+        if self.steps == self.step:
+            self.do(learn)
+            self.kept = {k: v.clone() for k, v in learn.model.state_dict().items()}
+
+
+def bad_pixel(learn):
+    learn.xb[4, 0, 3, 3] = torch.nan
+
+
+def bad_slope(learn):
+    learn.loss = learn.loss + (0 * learn.model[1].bias).sum().sqrt()
+
+
+def bad_weight(learn):
+    learn.model[4].weight.data[2, 3] = torch.inf
+
+
+SPOILED = [
+    ("before_batch", bad_pixel, "the gradient of `4.bias` holds"),
+    ("after_loss", bad_slope, "the gradient of `1.bias` holds"),
+    ("before_batch", bad_weight, "`4.weight` holds"),
+]
+
+
+@pytest.mark.parametrize("moment, do, named", SPOILED, ids=[c[1].__name__ for c in SPOILED])
+def test_a_step_through_nan_is_not_made_and_is_named(moment, do, named):
+    net, spoil, steps = normed(), At(moment, 7, do), At("after_step", 0, None)
+    learn = Learner(net, torch.optim.Adam(net.parameters()), [spoil, steps])
+    with pytest.raises(FloatingPointError, match=f"at step 3 of epoch 2: {named} NaN or infinity") as told:
+        learn.fit(5, four_batches())
+    assert "\n" not in str(told.value) and steps.steps == 6
+    if moment == "before_batch":  # before the forward pass, which moves the statistics of batch norm
+        assert all(torch.equal(v, spoil.kept[k]) for k, v in net.state_dict().items())
+    assert do is bad_weight or all(v.isfinite().all() for v in net.state_dict().values())
+
+
+def test_a_weight_that_a_step_makes_infinite_is_found_before_anything_is_saved(tmp_path):
+    net, spoil = normed(), At("after_step", 8, bad_weight)
+    learn = Learner(net, torch.optim.Adam(net.parameters()), [spoil, Checkpoint(tmp_path / "run.pt")])
+    with pytest.raises(FloatingPointError, match="after the last step of epoch 2: `4.weight` holds"):
+        learn.fit(3, four_batches())
+    saved = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert saved["epoch"] == 1 and all(v.isfinite().all() for v in saved["model"].values())
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop])
+def test_a_finite_training_has_the_weights_of_the_plain_loop(make):
+    nets = [normed(), normed()]
+    Learner(nets[0], make(nets[0].parameters(), lr=0.01)).fit(3, four_batches())
+    opt = make(nets[1].parameters(), lr=0.01)
+    for _ in range(3):
+        for x, y in four_batches():
+            opt.zero_grad()
+            nn.functional.cross_entropy(nets[1](x), y).backward()
+            opt.step()
+    both = zip(nets[0].state_dict().values(), nets[1].state_dict().values())
+    assert all(torch.equal(a, b) for a, b in both)
+
+
+def test_a_parameter_that_is_not_trained_may_have_any_gradient():
+    net = normed()
+    learn = Learner(net, torch.optim.SGD(net[4].parameters(), 0.01), [At("after_loss", 3, bad_slope)])
+    assert learn.fit(2, four_batches()).epoch == 2
+
+
 def test_a_failed_save_leaves_the_old_file_whole(tmp_path):
     path = tmp_path / "a.pt"
     save_atomically(dict(a=1), path)

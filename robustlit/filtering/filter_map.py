@@ -28,10 +28,10 @@ from torch.fx.experimental.optimization import fuse
 from tqdm.auto import tqdm
 
 from ..attacks import ATTACKS, attack_images, untouched
-from ..checks import Count, Seed, at_least, check_choice, checked, not_empty, one_of
-from ..data import Dataset, as_images
+from ..checks import Count, Seed, at_least, check_choice, check_eps, checked, not_empty, one_of
 from ..evaluation import answers, check_model, correct, eval_mode
 from ..files import write_atomically
+from ..intake import Data, call_model, given_pair
 from robustlit.filtering.filters import (
     PAPER,
     FilterStep,
@@ -46,22 +46,19 @@ from robustlit.filtering.filters import (
 # %% ../../nbs/filtering/12_filter_map.ipynb #48f11c65
 @checked
 def stratified_images(
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     images: Count | None = None,  # How many; all if None
 ) -> tuple:  # Float images (n, c, h, w) and labels (n,)
     "Images and labels, equally many of each class as far as there are, always the same ones."
-    pair = (data.x_test, data.y_test) if isinstance(data, Dataset) else data
-    if len(pair) != 2 or not all(isinstance(t, Tensor) for t in pair):
-        raise TypeError(f"`data` must be a Dataset or a pair (images, labels) of tensors, got {type(data).__name__}")
-    x, y = pair
+    x, y = given_pair(data)
     if images is not None and images < len(y):
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
         order = order[y.cpu()[order].argsort(stable=True)]
         sizes = torch.bincount(y.cpu())
         place = torch.arange(len(y)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
         few = order[place.argsort(stable=True)[:images]].sort().values.to(y.device)
-        x, y = x[few], y[few]
-    return as_images(x) if x.dtype == torch.uint8 else x, y
+        x, y = x[few.to(x.device)], y[few]
+    return x, y
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #80be0552
 @dataclass(frozen=True)
@@ -101,13 +98,13 @@ class _Adversary:
 def _gradient(model, x: Tensor, y: Tensor) -> Tensor:
     "Gradient of the cross-entropy with respect to the images."
     x = x.detach().clone().requires_grad_()
-    (found,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x)
+    (found,) = torch.autograd.grad(F.cross_entropy(call_model(model, x), y, reduction="sum"), x)
     return found
 
 # %% ../../nbs/filtering/12_filter_map.ipynb #d2ed6803
 def _logits(model, x: Tensor, batch_size: int) -> Tensor:
     with torch.no_grad():
-        return torch.cat([model(xb) for xb in x.split(batch_size)])
+        return torch.cat([call_model(model, xb) for xb in x.split(batch_size)])
 
 
 def _plain(model, chosen: dict, masks: dict, x, y, adversary, batch_size) -> tuple:
@@ -130,6 +127,8 @@ def _traced(model: nn.Module, memory: torch.memory_format = torch.contiguous_for
         graph = cast(fx.GraphModule, fuse(model))
     except Exception:  # whatever a module does that tracing does not know, the plain loop serves it
         return None
+    if any(node.op == "call_method" and str(node.target).endswith("_") for node in graph.graph.nodes):
+        return None  # it writes to tensors that are looked at again
     for module in graph.modules():
         if getattr(module, "inplace", False) is True:
             vars(module)["inplace"] = False
@@ -419,7 +418,7 @@ def _same_device(x: Tensor, chosen: dict):
 @checked
 def filter_map(
     model: nn.Module,  # Images in [0, 1] to logits
-    data: Dataset | tuple,  # A `Dataset` (its test part), or a pair (images, labels)
+    data: Data,  # A `Dataset` (its test part), a pair (images, labels), a `DataLoader`, or a data set of PyTorch's
     layers: str | Iterable[str] | None = None,  # Names as in `named_modules`; all with weights if None
     scope: _Scope = "local",  # "local": one layer at a time; "global": all of them together
     filters: Annotated[Collection, not_empty] = PAPER,  # Of `FILTERS` and `CONTROLS`
@@ -440,6 +439,7 @@ def filter_map(
     pd.DataFrame
 ):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, engine, ...
     "Accuracy under every filter of every layer, clean and attacked; the network stays as it was."
+    check_eps(eps, (options or {}).get("norm", "linf"))
     x, y = stratified_images(data, images)
     chosen = filterable_layers(model, layers)
     _same_device(x, chosen)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..checks import Seed, at_least, check_choice, check_with, checked, not_empty, one_of
 from ..digest import Table
 from ..evaluation import eval_mode
+from ..intake import call_model
 
 # %% ../../nbs/filtering/10_filters.ipynb #01dd062d
 FILTERS = Table(
@@ -143,7 +144,7 @@ def active_weights(
     handles = [m.register_forward_hook(note(name)) for name, m in chosen.items()]
     try:
         with eval_mode(model):
-            model(x[:1])
+            call_model(model, x[:1])
     finally:
         for handle in handles:
             handle.remove()

@@ -78,11 +78,8 @@ def _tested(phases, x, y, on, order, suite, seed) -> pd.DataFrame:
         x = permute(x, permutation)
     else:
         models = {bn: _Scrambled(model, permutation) for bn, model in models.items()}
-    return (
-        stress(nn.ModuleDict(models), (x, y), suite, images=None, seed=seed)
-        .rename(columns=dict(model="bn"))
-        .assign(on=on)
-    )
+    rows = stress(nn.ModuleDict(models), (x, y), suite, images=None, seed=seed, strict=True)
+    return rows.rename(columns=dict(model="bn")).assign(on=on)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ef968bee
 _Severities = tuple[Annotated[int, between(1, 5)], ...]

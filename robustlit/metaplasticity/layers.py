@@ -9,6 +9,7 @@ __all__ = ['INTEGER_DOT', 'ONEDNN', 'GAMMA_INIT', 'sign', 'Sign', 'BinaryLinear'
            'binary_convnet', 'storage_bits', 'bn_state', 'load_bn_state', 'using_bn', 'recalibrated_bn']
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #4fd3d458
+import math
 from collections.abc import Iterable
 from contextlib import contextmanager
 from typing import Annotated
@@ -58,7 +59,7 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 
 def _product(a, b):
     "a @ b.T"
-    if ONEDNN and a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and len(a):
+    if ONEDNN and a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and a.numel():
         return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
     return a @ b.t()
 
@@ -116,9 +117,13 @@ class BinaryLinear(nn.Module):
         self.weight = _hidden_weight((out_features, in_features), init_width, init)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.weight.shape[1]:
-            raise ValueError(f"`x` must have shape (n, {self.weight.shape[1]}), got {tuple(x.shape)}")
-        return _BinaryLinear.apply(x, self.weight, self.binarise_input)
+        out, inp = self.weight.shape
+        if not x.ndim or x.shape[-1] != inp:
+            raise ValueError(f"`x` must have shape (..., {inp}), got {tuple(x.shape)}")
+        if x.ndim == 2:
+            return _BinaryLinear.apply(x, self.weight, self.binarise_input)
+        rows = math.prod(x.shape[:-1])
+        return _BinaryLinear.apply(x.reshape(rows, inp), self.weight, self.binarise_input).view(*x.shape[:-1], out)
 
     def extra_repr(self) -> str:
         out, inp = self.weight.shape

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -72,18 +72,52 @@ _SKIP_CALLS = {F.dropout, "contiguous", "float"}
 _RECTIFY_CALLS = {F.relu, torch.relu, "relu", "relu_"}
 _PASS_CALLS = {torch.flatten, F.max_pool2d, F.avg_pool2d, torch.max_pool2d, "flatten"}
 _RESHAPE_CALLS = {"view", "reshape", torch.reshape}
-_SIZE_CALLS = {"size", getattr, operator.getitem}
+_SIZE_CALLS = {"size", "dim", getattr, operator.getitem}
+_COMPARE_CALLS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_}
 
 # %% ../../nbs/sleep/12_conversion.ipynb #e107cca1
+def _beside(nodes) -> set:
+    "The nodes that look at sizes, compare them or assert something: no image goes through them."
+    found = set()
+    for node in nodes:
+        looks = node.target in _SIZE_CALLS or node.target is torch._assert
+        if node.target in _COMPARE_CALLS or node.target is operator.getitem:
+            looks = all(a in found for a in node.all_input_nodes)
+        if node.op.startswith("call_") and looks:
+            found.add(node)
+    return found
+
+
 class _Tracer(fx.Tracer):
+    def __init__(self, x: Tensor | None):
+        super().__init__()
+        self.x = x
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        "Which way an `if` or an `assert` goes that looks at sizes alone: that of the images."
+        sizes = self.x is not None and obj.node in _beside(self.graph.nodes)
+        return bool(self.known(obj.node)) if sizes else super().to_bool(obj)
+
+    def known(self, node: fx.Node):
+        "The value of a node for the images."
+        if node.op == "placeholder":
+            return self.x
+        args = [fx.node.map_arg(a, self.known) for a in node.args]
+        kwargs = {k: fx.node.map_arg(a, self.known) for k, a in node.kwargs.items()}
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_module":
+            return self.root.get_submodule(str(node.target))(*args, **kwargs)
+        return cast(Callable, node.target)(*args, **kwargs)
+
 # %% ../../nbs/sleep/12_conversion.ipynb #3ee516e3
-def _graph(model: nn.Module):
+def _graph(model: nn.Module, x: Tensor | None = None):
     try:
         with eval_mode(model):
-            return _Tracer().trace(model).nodes
+            return _Tracer(x).trace(model).nodes
     except Exception as e:
         raise NotAChain(
             f"the network's `forward` cannot be traced ({e}); write it as an `nn.Sequential` to let it sleep"
@@ -155,12 +189,14 @@ def _refuse(node, last, tensors: list):
         raise NotAChain(f"`{node.name}` does not follow `{last}` alone: a skip connection cannot sleep")
 
 # %% ../../nbs/sleep/12_conversion.ipynb #e9993d43
-def _walk(model: nn.Module) -> list:
+def _walk(model: nn.Module, x: Tensor | None = None) -> list:
     stages, waiting, last, modules = [], [], None, dict(model.named_modules())
-    for node in _graph(model):
-        if node.op.startswith("call_") and node.target in _SIZE_CALLS:
+    nodes = _graph(model, x)
+    beside = _beside(nodes)
+    for node in nodes:
+        if node in beside:
             continue
-        _refuse(node, last, [a for a in node.all_input_nodes if a.target not in _SIZE_CALLS])
+        _refuse(node, last, [a for a in node.all_input_nodes if a not in beside])
         if node.op == "call_module":
             _take_module(stages, waiting, node.target, modules[node.target])
         elif node.op in ("call_function", "call_method"):
@@ -249,7 +285,7 @@ def chain(
     x: Tensor,  # At least one image, to check the reading
 ) -> list:  # Of `Stage`
     "The layers of a network that can sleep; `NotAChain` with the reason for one that cannot."
-    stages = _walk(model)
+    stages = _walk(model, x[:1])
     if not stages:
         raise NotAChain("the network has no Linear or Conv2d layer")
     for s in stages:

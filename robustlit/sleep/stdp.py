@@ -10,6 +10,7 @@ __all__ = ['RESETS', 'NORMALISE', 'BIASES', 'REPORT', 'RULES', 'CHUNK', 'gate', 
 
 # %% ../../nbs/sleep/14_stdp.ipynb #14f42854
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -492,7 +493,8 @@ def _prepare(model: nn.Module, x: Tensor, rule: Rule) -> list:
     stages = chain(model, as_floats(x[:2]).to(first.dtype))
     if len(rule.thresholds) != len(stages):
         raise ValueError(
-            f"`thresholds` must have one value for each of the {len(stages)} layers, got {len(rule.thresholds)}"
+            f"`thresholds` must have one value for each of the {len(stages)} layers "
+            f"({', '.join(stage.name for stage in stages)}), got {len(rule.thresholds)}"
         )
     return stages
 
@@ -570,6 +572,14 @@ def _watched(seen: list, layer: int, part: int) -> np.ndarray:
     return np.concatenate([w[layer][part] for w in seen if len(w[layer][part])] or [np.zeros((0, 0))])
 
 # %% ../../nbs/sleep/14_stdp.ipynb #bc16efb4
+def _warn_of_silence(names: list, spikes: np.ndarray, rule: Rule):
+    "A warning that names the layers of which no neuron fired."
+    silent = [f"{n} (threshold {t:g})" for n, t, s in zip(names, rule.thresholds, spikes.sum(0)) if not s]
+    if silent and rule.steps:
+        told = f"{', '.join(silent)} never fired in {rule.steps} steps and so learned nothing: lower the threshold"
+        warnings.warn(told, stacklevel=4)
+
+
 _Steps = Annotated[int, at_least(0)]
 _Rule = Rule | Annotated[str, one_of(RULES)]
 _Engine = Annotated[str, one_of(("auto", "event", "tensor"))]
@@ -607,4 +617,5 @@ def sleep(
     _wake(stages, after, rule, generator)
     kept = [[_watched(seen, k, part) for k in range(len(stages))] for part in (0, 1)]
     names, pixels = [stage.name for stage in stages], pixels / max(1, rule.steps)
+    _warn_of_silence(names, spikes, rule)
     return Night(rule, names, alpha, made.units, spikes, pixels, before, after, *kept)
