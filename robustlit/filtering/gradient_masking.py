@@ -78,11 +78,12 @@ def gradient_masking(
     return found.assign(filtered=told, eps=eps, **got)
 
 # %% ../../nbs/filtering/58_gradient_masking.ipynb #05c0ae8b
+_Quoted = Annotated[pd.DataFrame, with_columns("network", "data")]
+
+
 @checked
 def audits_of(
-    rows: Annotated[
-        pd.DataFrame, with_columns("network", "data")
-    ],  # From `records`, whose attacked accuracies are quoted
+    rows: _Quoted,  # From `records`, whose accuracies under attack are quoted
 ) -> pd.DataFrame | None:  # Index network, data, which; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
     names = {k: sorted(set(rows[k])) or [""] for k in ("network", "data")}
