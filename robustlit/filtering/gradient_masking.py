@@ -86,6 +86,6 @@ def audits_of(
     rows: _Quoted,  # From `records`, whose accuracies under attack are quoted
 ) -> pd.DataFrame | None:  # Index network, data, which; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
-    names = {k: sorted(set(rows[k])) or [""] for k in ("network", "data")}
-    found = records(gradient_masking, profile="cpu", **names)
+    networks, data = (sorted(set(rows[k])) or [""] for k in ("network", "data"))
+    found = records(gradient_masking, profile="cpu", network=networks, data=data)
     return needs_records(lambda df: red_counts(df, ["network", "data", "which"]))(found)
