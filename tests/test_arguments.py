@@ -67,6 +67,7 @@ from robustlit.filtering import (
     filter_response,
     filters,
     global_scores,
+    gradient_masking,
     layer_scores,
     pruning,
     score_reliability,
@@ -398,6 +399,10 @@ CALLS = {
     figures.score_map: dict(scores=RUN_SCORES, by=["data"], delta=0.05, show=["S_clean"]),
     figures.score_courses: dict(table=COURSE, normalised=False),
     figures.overview: dict(model=CONV, clean=X[0], attacked=X[0], rows=ATTACKED_MAP, layer="2", threshold=0.5),
+    figures.caption_with_images: dict(
+        rows=MAP.assign(profile="smoke", hardware="cpu", seed=0), per=["seed"], scores=None
+    ),
+    gradient_masking.audits_of: dict(rows=COURSE),
     filter_response.removal: dict(rows=RESPONSE, filter="high_pass"),
     filter_response.improvements: dict(rows=CHOSEN),
     batchnorm_effect.norm_of: dict(model=CONV, x=X),

@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/filtering/figures.html.md"""
 
 # %% auto #0
 __all__ = ['CLEAN', 'ATTACKED', 'TITLES', 'stress_regions', 'score_areas', 'layer_curves', 'filter_panels', 'score_map',
-           'score_courses', 'overview']
+           'score_courses', 'overview', 'caption_with_images']
 
 # %% ../../nbs/filtering/16_figures.ipynb #d64415cc
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..checks import NotNegative, Share, check_choice, checked, not_empty, with_columns
 from .filters import PAPER, FilterName, filter_steps, filterable_layers, step_masks
 from .scores import combined_response, filter_scores
+from ..plots import caption
 
 # %% ../../nbs/filtering/16_figures.ipynb #4bc16529
 _Map = Annotated[pd.DataFrame, with_columns("layer", "stressor", "alpha_norm", "accuracy", "eps", "n_zero", "n_total")]
@@ -259,3 +260,24 @@ def overview(
     axes[5].bar(["clean", "adv", "diff"], [score[s] for s in names], color=[CLEAN, ATTACKED, "0.5"])
     axes[5].axhline(0, color="0.3", lw=0.8), axes[5].set_title("scores")
     return fig
+
+# %% ../../nbs/filtering/16_figures.ipynb #a19a8e72
+_Columns = str | Sequence[str]
+
+
+@checked
+def caption_with_images(
+    rows: Annotated[pd.DataFrame, with_columns("n")],  # From `robustlit.records.records`, some of its rows
+    per: _Columns | None = None,  # Columns that make a setting, as for `caption`
+    scores: pd.DataFrame | None = None,  # From `scored_runs` of these rows, with `draws`
+) -> str:  # Ends, for example, in '256 images, over which accuracies have 95 % intervals of at most ± 6.1 points'
+    "The caption of records, with the number of images and the 95 % interval over them."
+    sizes = sorted(set(rows["n"].astype(int)))
+    about = f"{caption(rows, per)}; {' or '.join(map(str, sizes))} images, over which "
+    if scores is None:
+        return f"{about}accuracies have 95 % intervals of at most ± {98 / sizes[0] ** 0.5:.1f} points"
+    one, told = scores[scores["stressor"] == "combined"], []
+    for name in TITLES:
+        half = (one[f"{name}_high"] - one[f"{name}_low"]) / 2
+        told.append(f"{name} ± {half.median():.2f} ({half.max():.2f})")
+    return f"{about}a run's scores have 95 % bootstrap intervals of, median (largest), {', '.join(told)}"

@@ -392,6 +392,7 @@ def _rows(step: FilterStep | None, found: list, eps: float, about: dict) -> list
 
 def _adversary(model, x, y, eps, attack, adversary, options, compat, seed, batch_size) -> _Adversary | None:
     "Who attacks, with the images if they are crafted once."
+    check_eps(eps, options.get("norm", "linf"))
     if not eps:
         return None
     units = "normalised_fgsm" in compat
@@ -435,13 +436,9 @@ def filter_map(
     compat: Collection[Slip] = (),  # What to do as the released code does, of `COMPAT`
     keep: str | Path | None = None,  # A folder for finished layers, to go on with after an interruption
     per_image: bool = False,  # A column `right`: which images are right, as packed bits in hexadecimal
-) -> (
-    pd.DataFrame
-):  # suite, stressor, strength, unit, accuracy, most_given (percent), n, eps, counts, layer, engine, ...
+) -> pd.DataFrame:  # The schema of `stress` with eps, layer, scope, n_zero, n_total, engine, ...
     "Accuracy under every filter of every layer, clean and attacked; the network stays as it was."
-    check_eps(eps, (options or {}).get("norm", "linf"))
-    x, y = stratified_images(data, images)
-    chosen = filterable_layers(model, layers)
+    (x, y), chosen = stratified_images(data, images), filterable_layers(model, layers)
     _same_device(x, chosen)
     classes, bn_mode = check_model(model, x, y).shape[1], "batch" if "batch_statistics" in compat else "eval"
     about = dict(layer="", scope=scope, attack=attack, adv_mode=adversary, bn_mode=bn_mode, classes=classes)
@@ -462,8 +459,7 @@ def filter_map(
             cut, used = _shortcut(graph_of, name, model, part, x) if graph_of else (None, "plain")
             found = each.evaluated(cut, used, steps, weights, part)
             mine = about | dict(layer=name if scope == "local" else "all")
-            made = (_rows(s, found[s.key][:2], eps, mine | dict(engine=found[s.key][2])) for s in steps)
-            return [row for some in made for row in some]
+            return [r for s in steps for r in _rows(s, found[s.key][:2], eps, mine | dict(engine=found[s.key][2]))]
 
         for part in tqdm(scopes, desc="filter map", leave=False):
             path = None if keep is None else Path(keep) / f"{prefix}-{_digest(nn.Identity(), list(part))}.parquet"

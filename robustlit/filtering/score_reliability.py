@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..checks import Count, Seed, checked, not_empty, one_of, with_columns
 from ..claims import Finding, claim
 from ..evaluation import answers, logits_of
-from .calibration import calibrated_eps, held_out, trained
+from .calibration import CPU, PAPER_SIZE, SMOKE, calibrated_eps, held_out, trained
 from .filter_map import filter_map
 from .filters import CONTROLS, PAPER, Thresholds, filterable_layers, filtered
 from .layer_scores import ABOUT, DATASETS, likeness, profiles, scored_runs
@@ -52,34 +52,9 @@ _Grids = Annotated[_Numbers, not_empty]
 
 @experiment(
     version=1,
-    smoke=dict(
-        data="digits",
-        n_train=1200,
-        images=40,
-        grids=[5, 9],
-        controlled=5,
-        calibrated_at=10,
-        calibration_seeds=1,
-        thin=True,
-    ),
-    cpu=dict(
-        n_train=20_000,
-        images=100,
-        grids=[13, 25, 49, 97],
-        controlled=25,
-        calibrated_at=10,
-        calibration_seeds=3,
-        thin=True,
-    ),
-    paper=dict(
-        n_train=100_000,
-        images=10_000,
-        grids=[13, 25, 49, 97],
-        adversary="adaptive",
-        calibrated_at=100,
-        thin=False,
-        tiny_size=64,
-    ),
+    smoke=SMOKE | dict(images=40, grids=[5, 9], controlled=5),
+    cpu=CPU | dict(images=100, grids=[13, 25, 49, 97], controlled=25),
+    paper=PAPER_SIZE | dict(images=10_000, grids=[13, 25, 49, 97], adversary="adaptive"),
 )
 def score_reliability(
     network: BuilderName = "resnet18",  # One of `robustlit.filtering.networks.BUILDERS`

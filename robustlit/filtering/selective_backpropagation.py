@@ -20,7 +20,7 @@ from ..checks import Count, Seed, at_least, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import Batches, load
 from ..evaluation import answers, logits_of
-from .calibration import WIDTHS, calibrated_eps, held_out
+from .calibration import CPU, PAPER_SIZE, SMOKE, WIDTHS, calibrated_eps, held_out
 from .filter_map import filter_map
 from .filters import Thresholds
 from .networks import BuilderName, build
@@ -62,23 +62,9 @@ class _Watch(Callback):
 # %% ../../nbs/filtering/54_selective_backpropagation.ipynb #c1d607bb
 @experiment(
     version=1,
-    smoke=dict(
-        data="digits", n_train=1200, images=40, epochs=8, start=6, thresholds=3, calibrated_at=10, calibration_seeds=1
-    ),
-    cpu=dict(
-        n_train=20_000, images=256, epochs=4, start=1, every=1, thresholds=13, calibrated_at=10, calibration_seeds=3
-    ),
-    paper=dict(
-        n_train=100_000,
-        images=10_000,
-        epochs=100,
-        start=10,
-        every=10,
-        thresholds=25,
-        calibrated_at=100,
-        thin=False,
-        tiny_size=64,
-    ),
+    smoke=SMOKE | dict(images=40, epochs=8, start=6, thresholds=3),
+    cpu=CPU | dict(images=256, epochs=4, start=1, every=1, thresholds=13),
+    paper=PAPER_SIZE | dict(images=10_000, epochs=100, start=10, every=10, thresholds=25),
 )
 def selective_backpropagation(
     arm: ArmName = "negative",  # One of `robustlit.filtering.selective_training.ARMS`
