@@ -59,6 +59,8 @@ def _add_stress_options(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--suite", default="all", help="corruptions, linf, faults, noise_blur, filters, or all (without filters)"
     )
+    parser.add_argument("--attacks", metavar="NAMES", help="which attacks, such as fgsm,pgd (default: all six)")
+    parser.add_argument("--eps", metavar="RADII", help="their radii in pixel units, such as 0.1 or 2/255,8/255")
     parser.add_argument("--images", type=int, default=200, help="how many test images to use (default: 200)")
     parser.add_argument("--out", metavar="PAGE", help="the page to write (default: stress-FACTORY.html)")
     parser.add_argument("--no-audit", action="store_true", help="leave the audit out")
@@ -120,17 +122,31 @@ def _said(message, category, filename, lineno, file=None, line=None):
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _radius(text: str) -> float:
+    "A number, or a fraction such as 8/255."
+    above, _, below = text.partition("/")
+    try:
+        return float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(
+            f"`eps` must be numbers or fractions such as 8/255, separated by commas, got {text!r}"
+        ) from None
+
+
 def _stress(args) -> int:
     from robustlit.data import load
     from robustlit.masking import audit_summary
     from robustlit.report import named_model, write_report
 
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
+    attacks, eps = args.attacks and args.attacks.split(","), args.eps and [_radius(v) for v in args.eps.split(",")]
     model = named_model(args.model, args.weights, args.normalise)
     data = load(args.data, **({} if args.size is None else dict(size=args.size)))
     with warnings.catch_warnings():
         warnings.showwarning = _said  # ty: ignore[invalid-assignment]
-        rows, checks = write_report(model, data, page, args.suite, args.images, args.model, not args.no_audit)
+        rows, checks = write_report(
+            model, data, page, args.suite, args.images, args.model, not args.no_audit, attacks, eps
+        )
     short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
     print(
         f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"

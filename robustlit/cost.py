@@ -27,7 +27,7 @@ GRADIENT = 3
 @checked
 @contextmanager
 def counted(
-    model: nn.Module,  # Any network
+    model: nn.Module,  # Any network, or a `ModuleDict` of several
     count: Callable,  # Is given the passes of each call
 ):
     "A `with` block in which each call of a network is counted, in forward passes of one image."
@@ -37,11 +37,13 @@ def counted(
             back = torch.is_grad_enabled() and given[0].requires_grad
             count(len(given[0]) * (GRADIENT if back else 1))
 
-    hook = model.register_forward_pre_hook(seen)
+    networks = model.values() if isinstance(model, nn.ModuleDict) else [model]
+    hooks = [one.register_forward_pre_hook(seen) for one in networks]
     try:
         yield model
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 # %% ../nbs/robustness/04_cost.ipynb #9cb1d6a7
 @checked
@@ -91,12 +93,12 @@ class PassBar:
     def __init__(
         self,
         model: nn.Module,  # Whose calls are counted
-        plan: Mapping,  # Passes an image of each part, by its name
+        plan: Mapping,  # Passes an image by name, of all parts of that name together
         images: Count,  # How many
         seconds: NotNegative,  # A pass
         desc: str = "",  # In front of the bar
     ):
-        self.model, self.plan, self.images, self.done = model, plan, images, 0
+        self.model, self.images, self.done = model, images, 0
         self.bar = tqdm(total=round(sum(plan.values()) * images), desc=desc, unit="pass", unit_scale=True, leave=False)
         if sum(plan.values()) * images * seconds > LONG:
             tqdm.write(f"{desc}: {said_beforehand(plan, images, seconds)}", file=sys.stderr)
@@ -104,10 +106,11 @@ class PassBar:
     @contextmanager
     def part(
         self,
-        name: str,  # Of `plan`
+        name: str,  # Is shown beside the bar
+        passes: float,  # An image, as planned
     ):
         "A `with` block in which this part runs."
-        end = self.done + round(self.plan[name] * self.images)
+        end = self.done + round(passes * self.images)
         self.bar.set_postfix_str(name)
         try:
             with counted(self.model, lambda n: self._forward(min(self.done + n, end))):

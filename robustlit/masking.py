@@ -25,7 +25,7 @@ from .checks import Count, Eps, Seed, Share, at_least, checked, or_infinite, wit
 from .cost import PassBar
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
-from .intake import Data, call_model, check_logits
+from .intake import Data, call_model, check_logits, check_ready
 from .preconditions import LEVEL, _fewer, _moved, _percent, _seeded, _tail, range_finding
 from .stressors import images_and_labels, restored
 
@@ -488,8 +488,8 @@ def _findings(subject: Subject, seconds: float) -> list:
     plan = {name: more * PASSES.get(name, 10) for name in CHECKS if name not in FIRST}
     rows = []
     with PassBar(subject.model, plan, len(subject.y), seconds, "audit") as bar:
-        for name in plan:
-            with bar.part(name):
+        for name, passes in plan.items():
+            with bar.part(name, passes):
                 rows.append(_finding(name, subject))
     return rows
 
@@ -505,6 +505,7 @@ def audit(
     attack: Callable | None = None,  # One of yours, (model, x, y, eps) to images, or another library's: is it sound?
 ) -> "pd.DataFrame":  # check, kind, red, finding
     "What is wrong with a model's robust accuracy, a row a check; its mode, weights and random state stay as they are."
+    check_ready(model)
     x, y = images_and_labels(data, images, in_range=False)
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with torch.random.fork_rng(), restored(model), eval_mode(model):

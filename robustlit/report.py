@@ -16,7 +16,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +28,10 @@ from torch import nn
 
 import robustlit
 from .masking import audit, audit_summary
-from .checks import Count, check_choice, check_with, checked, with_columns
+from .checks import Count, Eps, check_choice, check_with, checked, with_columns
 from .intake import Data, Normalised, load_weights, normalisation
 from .plots import house_style
-from .stressors import stress, suite_names
+from .stressors import ATTACK_OPTIONS, _suite, images_and_labels, stress, suite_names
 
 # %% ../nbs/robustness/70_report.ipynb #ce4211c8
 def _told(err: BaseException, what: str) -> ValueError:
@@ -199,6 +199,19 @@ def _page(path: str | Path) -> Path:
     return path
 
 
+_Radii = Sequence[Eps] | None
+
+
+def _linf(suite: str, attacks: Sequence | None, eps: Sequence | None) -> dict:
+    "The options of the suite of attacks; `ValueError` where it is not among those that run."
+    chosen = {k: tuple(v) for k, v in dict(attacks=attacks, eps=eps).items() if v is not None}
+    if chosen and suite not in ("linf", "all"):
+        raise ValueError(f"`{next(iter(chosen))}` is for the attacks: take suite 'linf' or 'all', got {suite!r}")
+    for name in chosen.get("attacks", ()):
+        check_choice(name, list(ATTACK_OPTIONS), "attacks")
+    return chosen
+
+
 @checked
 def write_report(
     model: nn.Module,  # Images in [0, 1] to logits
@@ -208,14 +221,17 @@ def write_report(
     images: Count = 200,  # How many to use
     title: str = "",  # Of the page; the model's class if empty
     audited: bool = True,  # Whether to audit too
+    attacks: Sequence[str] | None = None,  # Of the suite "linf": some of `ATTACK_OPTIONS`; all if None
+    eps: _Radii = None,  # Its radii in pixel units, of which the audit takes the largest; as `linf_suite` if None
 ) -> tuple:  # Rows of `stress`, rows of `audit` (or None)
     "Stress and audit a model and write the page; after an interruption the same call goes on from its rows."
-    path = _page(path)
+    path, chosen = _page(path), _linf(suite, attacks, eps)
+    stressors = _suite(suite, model, images_and_labels(data, images)[0], **chosen)
     partial = path.with_suffix(".partial.csv")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*stressors failed")  # the page says which
-        rows = stress(model, data, suite, images, keep=partial)
-    checks = audit(model, data, images=images) if audited else None
+        rows = stress(model, data, stressors, images, keep=partial)
+    checks = audit(model, data, max(eps) if eps else None, images) if audited else None
     with plt.rc_context():
         house_style()
         page = report_page(title or type(model).__name__, rows, checks)

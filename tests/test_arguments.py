@@ -286,7 +286,15 @@ CALLS = {
     report.stress_figure: dict(rows=ROWS),
     report.report_page: dict(title="A model", rows=ROWS, checks=AUDIT),
     report.write_report: dict(
-        model=MODEL, data=(X, Y), path="page.html", suite="noise_blur", images=4, title="", audited=False
+        model=MODEL,
+        data=(X, Y),
+        path="page.html",
+        suite="linf",
+        images=4,
+        title="",
+        audited=False,
+        attacks=["fgsm"],
+        eps=[0.1],
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
     preconditions.other_ranges: dict(x=X),
@@ -295,7 +303,7 @@ CALLS = {
     preconditions.warnings_of: dict(model=MODEL, x=X, y=Y, seed=0, images=4),
     stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
     stressors.Stressor: dict(suite="noise_blur", name="blur", strength=1.0, unit="sigma", run=lambda m, x, y, s: m(x))
-    | dict(shown=lambda x, seed: x),
+    | dict(shown=lambda x, seed: x, passes=1.0),
     stressors.corruption_suite: dict(model=MODEL, x=X, severities=(1,), calibration="auto", names=["fog"])
     | dict(compat=("dimming",), noise_seed=lambda seed, name, severity: seed),
     stressors.stress_names: dict(rows=ROWS),
@@ -306,7 +314,9 @@ CALLS = {
     stressors.under: dict(stressor="fog", strength=1.0),
     stressors.in_schema: dict(rows=ROWS),
     stressors.model_stressor: dict(suite="x", name="y", strength=1.0, unit="z", change=lambda model, generator: None),
-    stressors.stress: dict(model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0, keep=None, strict=False),
+    stressors.stress: dict(
+        model=MODEL, data=(X, Y), suite="noise_blur", images=4, seed=0, keep=None, strict=False, look=True
+    ),
     stressors.eps_area: dict(eps=[0.0, 0.1, 0.2], accuracy=[90.0, 50.0, 10.0], floor=1e-3),
     stressors.corruption_error: dict(rows=ROWS, reference=ROWS),
     masking.Subject: dict(model=MODEL, x=X, y=Y, eps=0.1, seed=0, surrogates=[MODEL]),

@@ -78,7 +78,7 @@ def _tested(phases, x, y, on, order, suite, seed) -> pd.DataFrame:
         x = permute(x, permutation)
     else:
         models = {bn: _Scrambled(model, permutation) for bn, model in models.items()}
-    rows = stress(nn.ModuleDict(models), (x, y), suite, images=None, seed=seed, strict=True)
+    rows = stress(nn.ModuleDict(models), (x, y), suite, images=None, seed=seed, strict=True, look=False)
     return rows.rename(columns=dict(model="bn")).assign(on=on)
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #ef968bee
