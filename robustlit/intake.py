@@ -275,7 +275,7 @@ def normalisation(
         raise ValueError(f"`normalise` must have a deviation above 0 for each of the {len(mean)} means, got {text!r}")
     return mean, std
 
-
+# %% ../nbs/robustness/02_intake.ipynb #231418da
 class Normalised(nn.Module):
     "A model behind its normalisation: images in [0, 1] go in."
 

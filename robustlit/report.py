@@ -211,7 +211,7 @@ def _linf(suite: str, attacks: Sequence | None, eps: Sequence | None) -> dict:
         check_choice(name, list(ATTACK_OPTIONS), "attacks")
     return chosen
 
-
+# %% ../nbs/robustness/70_report.ipynb #4aa895ed
 @checked
 def write_report(
     model: nn.Module,  # Images in [0, 1] to logits

@@ -426,7 +426,7 @@ def _plan(suite: list, networks: int) -> dict:
     "Forward passes an image by stressor, over all strengths and networks."
     return {name: networks * sum(s.passes for s in suite if s.name == name) for name in {s.name: 0 for s in suite}}
 
-
+# %% ../nbs/robustness/50_stressors.ipynb #2aa541d6
 @checked
 def stress(
     model: nn.Module,  # Images in [0, 1] to logits; or a `ModuleDict` of several, which see the same images

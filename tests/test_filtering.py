@@ -722,3 +722,13 @@ def test_scores_of_a_real_map(small):
     table = filter_scores(worth, ["high_pass"])
     assert list(table.layer.unique()) == ["0", "4"] and np.allclose(table.S_diff, table.S_adv - table.S_clean)
     assert table.filter(like="S_").notna().all(axis=None)
+
+
+def test_squeezenet_refuses_images_of_which_its_poolings_leave_nothing():
+    with pytest.raises(
+        ValueError, match="`data` must have at least 17 pixels a side for SqueezeNet, got 8: take size=28"
+    ):
+        build("squeezenet", load("digits"))
+    assert build("squeezenet", load("digits", size=17, n_train=10, n_test=10), 8).eval()(
+        torch.rand(1, 1, 17, 17)
+    ).shape == (1, 10)

@@ -91,6 +91,10 @@ class SqueezeNet(models.SqueezeNet):
         data: Dataset,  # Channels, classes, mean and spread
         width: Count = 64,  # Channels of the first convolution
     ):
+        if min(data.shape[1:]) < 17:  # three poolings leave nothing of fewer pixels
+            raise ValueError(
+                f"`data` must have at least 17 pixels a side for SqueezeNet, got {data.shape[1]}: take size=28"
+            )
         super().__init__("1_1", num_classes=data.n_classes)
         if width != 64:
             thin = lambda n: max(1, n * width // 64)
