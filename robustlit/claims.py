@@ -354,12 +354,12 @@ def _sentence(v: Verdict):
     other = f"; second route: {v.finding.second}" if v.finding.second else ""
     old = "; some records are older than their code" if v.stale else ""
     said = f"{seen}; published: {_published(v.claim.published)}{other}"
-    return f"{v.claim.id} {v.label}{switch}: {said} [{v.rests_on}{_flipped(v)}{old}]"
+    return f"{v.claim.id} {v.label}{switch}: {said} [{v.rests_on}{old}]"
 
 
 def _flipped(v: Verdict) -> str:
     turned, splits = v.flips
-    return f"; {turned} of {splits} splits of the seeds disagree" if splits else ""
+    return f"{turned} of {splits} splits of the seeds disagree" if splits else ""
 
 # %% ../nbs/evidence/60_claims.ipynb #32be205d
 def _again(claim, scale, rows, beside, seeds, part) -> str:
@@ -432,16 +432,15 @@ def ledger(
     paper: str | None = None,  # Only the claims of one paper
     store: Store | None = None,  # Where the records lie; by default the project's
     source: Callable | None = None,  # Instead of a store, as for `verdict`
-) -> (
-    pd.DataFrame
-):  # claim, paper, source, statement, published, ours, profile, verdict, second route, flips, amended, command
+    flips: bool = False,  # Whether to judge splits of five and more seeds too, which takes a few seconds a claim
+) -> pd.DataFrame:  # claim, paper, source, statement, published, ours, profile, verdict, flips, and more in words
     "A row for every claim, with its verdict as of the records there are."
     rows = []
     for c in known_claims(paper):
         v = verdict(c, store, source)
         row = dict(claim=c.id, paper=c.paper, source=c.source, statement=c.statement, published=_published(c.published))
         label = v.marked + ", amended" * bool(c.amended)
-        row |= dict(ours=v.ours, profile=v.profile or "", verdict=label, flips=_flipped(v).removeprefix("; "))
+        row |= dict(ours=v.ours, profile=v.profile or "", verdict=label, flips=_flipped(v) if flips else "")
         rows.append(row | {"second route": _second(v), "amended": c.amended, "command": v.command})
     columns = "claim paper source statement published ours profile verdict".split()
     return pd.DataFrame(rows, columns=[*columns, "second route", "flips", "amended", "command"])
@@ -493,14 +492,14 @@ def _named(which) -> Claim:
     return check_choice(which, sorted({c.id for c in known_claims()}), "ids")
 
 # %% ../nbs/evidence/60_claims.ipynb #8c2b9d8d
-def _row(c: Claim, v: Verdict) -> dict:
+def _row(c: Claim, v: Verdict, flips: bool) -> dict:
     "A line of `verdicts`."
     amended = f" (amended: {c.amended})" if c.amended else ""
     condition = c.condition_cpu if v.scale == "cpu" and c.condition_cpu else c.condition
     rests = v.rests_on or f"`{v.command}` makes the records"
     row = dict(claim=c.id, statement=c.statement, published=_published(c.published), ours=v.ours)
     row |= {"condition": condition + amended, "verdict": v.marked, "second route": _second(v)}
-    return row | {"rests on": rests + _flipped(v)}
+    return row | {"rests on": "; ".join(filter(None, [rests, _flipped(v) if flips else ""]))}
 
 # %% ../nbs/evidence/60_claims.ipynb #e05e4f39
 @checked
@@ -513,7 +512,8 @@ def verdicts(
 ) -> Markdown:  # A table for a notebook; its text is in `data`
     "Claims in their words: the numbers beside the published ones, the condition, the verdict and what it rests on."
     asked = [*map(_named, ids), *(known_claims(paper) if paper else ())]
-    table = pd.DataFrame([_row(c, verdict(c, store, source)) for c in asked])
+    flips = columns is None or "rests on" in columns
+    table = pd.DataFrame([_row(c, verdict(c, store, source), flips) for c in asked])
     if columns is None and "second route" in table and not table["second route"].any():
         table = table.drop(columns="second route")
     if columns is not None:

@@ -352,7 +352,7 @@ CALLS = {
     | dict(rests_on="records", hardware=(), stale=False, missing="", again=None),
     claims.verdict: dict(claim=claims.Claim(**CLAIM, check=len), store=None, source=lambda *about: pd.DataFrame()),
     claims.known_claims: dict(paper="sleep"),
-    claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
+    claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame(), flips=True),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
     claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
     claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),
