@@ -143,12 +143,12 @@ def little_protection(df: pd.DataFrame, scale: str) -> Finding:
         for eps in (0.1, 0.15, 0.2)
         for a, b in itertools.combinations(sorted(table[eps]), 2)
     }
-    widest, least = (max(tests.items(), key=key) for key in (lambda t: abs(t[1].mean), lambda t: t[1].p))
-    met = True if least[1].p < 0.05 else False if abs(widest[1].mean) > MARGIN else None
-    named = lambda key, got: (
-        f"meta {key[2]:g} - {key[1]:g} at eps {key[0]:g} {got.mean:+.1f} [{got.low:+.1f}, {got.high:+.1f}]"
-    )
-    text = f"widest: {named(*widest)}; largest p {least[1].p:.2g}: {named(*least)}"
+    means = pd.Series({key: got.mean for key, got in tests.items()})
+    ends = pd.Series({key: max(-got.low, got.high) for key, got in tests.items()})
+    met = True if (ends < MARGIN).all() else False if means.abs().max() > MARGIN else None
+    key = ends.index[ends.to_numpy().argmax()]
+    text = f"widest 90 % interval: meta {key[2]:g} - {key[1]:g} at eps {key[0]:g}, [{tests[key].low:+.1f}, {tests[key].high:+.1f}]"
+    text += "" if met is not None else f", reaches beyond {MARGIN} points; more seeds are needed to tell"
     return Finding(met, text, {f"eps 0.1, meta {m:g}": table[0.1][m] for m in table[0.1]})
 
 # %% ../../nbs/metaplasticity/54_adversarial_robustness.ipynb #52c0ab07

@@ -222,7 +222,7 @@ def _no_gain(df: pd.DataFrame, name: str) -> Finding:
     camera = df[(df["order"] == "corrupt_first") & (df["stressor"] == name) & (df["strength"] == 1)]
     camera = _gain(camera[(camera["bn"] == "last") & (camera["on"] < camera["n_tasks"])], 0.7)
     got = equivalence(table[0.7], table[0.0], MARGIN)
-    met = True if got.p < 0.05 else False if abs(got.mean) > MARGIN else None
+    met = True if -MARGIN < got.low and got.high < MARGIN else False if abs(got.mean) > MARGIN else None
     stays = abs(camera.mean()) <= MARGIN
     text = f"{got.mean:+.1f}, 90 % interval [{got.low:+.1f}, {got.high:+.1f}]; corrupted first {camera.mean():+.1f}"
     only = "permuting before corrupting" if met and not stays else ""
