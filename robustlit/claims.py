@@ -152,12 +152,14 @@ class Claim:
         small = check_choice(scale, SCALES, "scale") == "cpu" and self.where_cpu is not None
         return self.where_cpu if small else self.where
 
-    def command(self, scale: str = "paper") -> str:
-        "What to type to make the records that the verdict needs."
+    def command(self, scale: str = "paper", seeds: int = 0) -> str:
+        "What to type to make the records that the verdict needs, of as many seeds or the fewest that count."
         grid = [f"-g {k} {shlex.quote(','.join(map(_word, _values(v))))}" for k, v in self.runs(scale).items()]
         short = self.experiment.rpartition("/")[2]
         name = self.experiment if sum(k.endswith(f"/{short}") for k in known_experiments()) > 1 else short
-        return " ".join(["robustlit sweep", name, f"--profile {scale}", *grid, f"-g seed 0:{self.min_seeds}"])
+        return " ".join(
+            ["robustlit sweep", name, f"--profile {scale}", *grid, f"-g seed 0:{max(seeds, self.min_seeds)}"]
+        )
 
     def __repr__(self):
         return f"Claim {self.id} ({self.paper}, {self.source}): {self.statement}"
@@ -304,7 +306,7 @@ class Verdict:
     @property
     def command(self) -> str:
         "What makes the records that this verdict rests on, or that it lacks."
-        return self.claim.command(self.scale or ("paper" if self.claim.condition_cpu is None else "cpu"))
+        return self.claim.command(self.scale or ("paper" if self.claim.condition_cpu is None else "cpu"), self.n)
 
     @property
     def ours(self) -> str:
