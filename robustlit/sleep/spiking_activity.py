@@ -130,7 +130,7 @@ def _what_is_true(df, reset, long) -> str:
 
 def _at_full_length(long) -> str:
     "The rate in the last quarter of the report's 2.7 million steps, or what would measure it."
-    if len(long) and long["steps"].min() == _LONG["steps"]:
+    if "steps" in long.columns and len(long) and long["steps"].min() == _LONG["steps"]:
         rate = long[long["stretch"] > STRETCHES * 3 // 4].groupby("seed")["rate"].mean()
         return f"last quarter of the report's {_LONG['steps']:,} steps: {rate.mean():.1f} % (n = {len(rate)})"
     grid = " ".join(f"-g {k} {v}" for k, v in _LONG.items())
