@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import robustlit
-from robustlit.claims import ledger, ledger_markdown
+from robustlit.claims import known_claims, ledger, ledger_markdown, verdict
 
 ROOT = Path(__file__).parent.parent
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -297,6 +297,16 @@ def test_readme_shows_the_verdicts_of_the_committed_records(tmp_path, monkeypatc
     for columns in (["claim", "statement", "published", "ours", "verdict"], ["claim", "command"]):
         shown = ledger_markdown(claims[columns])
         assert shown in text, "pack the records, run nbs/index.ipynb and make readme; expected:\n" + shown
+
+
+@pytest.mark.parametrize("c", [pytest.param(c, id=f"{c.paper} {c.id}") for c in known_claims()])
+def test_the_command_of_a_claim_gives_the_n_that_its_table_shows(c, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
+    v = verdict(c)
+    seeds = int(re.search(r"-g seed 0:(\d+)$", v.command)[1])
+    assert seeds == (v.n or c.min_seeds)
+    if v.ours and v.finding.per_seed:
+        assert v.ours.endswith(f"(n = {seeds})")
 
 
 # The two commands
