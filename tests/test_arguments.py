@@ -377,14 +377,16 @@ CALLS = {
     worst_case.WorstCase: dict(steps=1, target_steps=1, fab_steps=1, queries=2, targets=1),
     worst_case.worst_case: dict(model=MODEL, x=X, y=Y, eps=0.1, norm="linf", batch_size=2, generator=RNG, mode="eval")
     | dict(steps=2, target_steps=2, fab_steps=1, queries=2, targets=1),
-    claims.Finding: dict(passed=True, measured="seen", values=[1.0], unit="%", only_under=""),
-    claims.Claim: CLAIM | dict(check=len, where={}, condition_cpu=None, where_cpu=None, min_seeds=1, amended=""),
+    claims.Finding: dict(passed=True, measured="seen", values=[1.0], unit="%", only_under="", second=""),
+    claims.Claim: CLAIM
+    | dict(check=len, where={}, condition_cpu=None, where_cpu=None, min_seeds=1, amended="")
+    | dict(beside={}),
     claims.claim: dict(id="T-1"),
     claims.Verdict: dict(claim=claims.Claim(**CLAIM, check=len), outcome="holds", scale="cpu", finding=None, n=3)
-    | dict(rests_on="records", hardware=(), stale=False, missing=""),
+    | dict(rests_on="records", hardware=(), stale=False, missing="", again=None),
     claims.verdict: dict(claim=claims.Claim(**CLAIM, check=len), store=None, source=lambda *about: pd.DataFrame()),
     claims.known_claims: dict(paper="sleep"),
-    claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
+    claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame(), flips=True),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
     claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
     claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),

@@ -62,6 +62,7 @@ from robustlit.sleep.networks import READINGS, VIEWS, View, reader
 from robustlit.sleep.noise_blur_fgsm import (
     ALL_NOISE,
     EPS,
+    FOURTEEN,
     LEVELS,
     blur_helps_on_blur,
     constant_under_fgsm,
@@ -71,6 +72,8 @@ from robustlit.sleep.noise_blur_fgsm import (
     lowest_view,
     noise_blur_fgsm,
     noise_helps_on_noise,
+    soft_labels_help,
+    strongest_of_fourteen,
     worst_on_blur_and_noise,
 )
 from robustlit.sleep.patches import patches
@@ -361,11 +364,11 @@ def test_a_sixth_of_the_images_is_never_trained_on(digits):
         assert len(x) == n * 5 // 6 and torch.equal(x.cpu(), digits.x_train[: n * 5 // 6])
 
 
-def test_the_fourteen_networks_are_known():
-    from_scratch = {"control", "authors", "convnet", "distilled", "convnet_distilled"}
+def test_the_fifteen_networks_are_known():
+    from_scratch = {"control", "authors", "convnet", "distilled", "distilled_teacher", "convnet_distilled"}
     of_the_authors = {"authors_adversarial", "sleep", "sleep_B"}
     parents = {n: find_network(n, "sleep").parent for n in NETWORKS}
-    assert len(NETWORKS) == 14 and {n for n, p in parents.items() if p is None} == from_scratch
+    assert len(NETWORKS) == 15 and {n for n, p in parents.items() if p is None} == from_scratch
     assert {n for n, p in parents.items() if p == "sleep/authors"} == of_the_authors
     assert {n for n, p in parents.items() if p == "sleep/control"} == {*NETWORKS} - from_scratch - of_the_authors
 
@@ -404,7 +407,9 @@ def test_views_differ_and_the_first_is_of_logits(network):
     assert len(views) == len(set(views)) >= 2
     assert {v for v, _ in views} <= set(VIEWS) and {loss for _, loss in views} <= {"ce", "square"}
     view, loss = views[0]
-    temperature = 50 if network in ("distilled", "convnet_distilled") else 1  # of the student's training
+    temperature = (
+        50 if network in ("distilled", "distilled_teacher", "convnet_distilled") else 1
+    )  # of the student's training
     z = torch.randn(6, 10, generator=seeded())
     assert loss == "ce" and torch.equal(View(nn.Identity(), view)(z), z / temperature)
 
@@ -1489,6 +1494,15 @@ def test_b1_counts_blur_and_noise_of_the_authors_kind_only():
     assert {0.0, *ALL_NOISE} == set(VARIANCES)  # without noise it is the image without blur, counted there
 
 
+def test_b1_shows_the_cost_beside_the_gains_and_the_other_vector_beside_the_verdict():
+    rows = slept(lambda s, v: 3.0 if v else -1.25)
+    values = worst_on_blur_and_noise(rows).per_seed
+    assert values["cost, clean"].mean() == pytest.approx(-1.25) and values["gain, blur 2.5"].mean() == pytest.approx(3)
+    other = measured(lambda n, s, v: 60.0 + 3 * (n == "sleep_B") * (1 if s == "blur" else -1), ("sleep_B", "authors"))
+    told = worst_on_blur_and_noise(rows, "paper", dict(vector_B=other)).second
+    assert told == "the authors' vector B is better than its parent at 9 of 14 levels and worse at 5"
+
+
 @pytest.mark.parametrize("eps", EPS[1:])
 def test_b2_must_be_surely_better_at_every_eps(eps):
     all_but_one = lambda s, v: UNSURE if (s, v) == ("fgsm", eps) else 5.0
@@ -1499,8 +1513,35 @@ def test_b2_must_be_surely_better_at_every_eps(eps):
 @pytest.mark.parametrize("decoy", [-40.0, 40.0])
 def test_b2_leaves_out_eps_zero_and_views_that_hide(decoy):
     above = lambda s, v: SURE if s == "fgsm" and v > 0 else -5.0
-    assert judged(constant_under_fgsm, slept(above, decoy=decoy)) == "holds"
+    assert judged(constant_under_fgsm, slept(above, decoy=decoy)) == ("holds" if decoy > 0 else "artefact")
     assert judged(constant_under_fgsm, slept(lambda s, v: -above(s, v), decoy=decoy)) == "artefact"
+
+
+@pytest.mark.parametrize("stress, outcome", [("fgsm", "fails"), ("blur", "artefact"), ("noise", "artefact")])
+def test_b2_asks_fgsm_whether_the_reading_is_constant_and_says_what_a_constant_is_worth(stress, outcome):
+    once = lambda s, v: 64.0 if s == stress else 99.5
+    rows = slept(lambda s, v: 0.0, most_given=once)
+    assert judged(constant_under_fgsm, rows) == outcome
+    for found in (constant_under_fgsm(rows), constant_under_fgsm(slept(lambda s, v: 5.0))):
+        assert "Constant means worthless: who always gives the same answer is right in 20.0 %" in found.measured
+    assert f"most frequent answer to {64 if stress == 'fgsm' else 100} to {64 if stress == 'fgsm' else 100} %" in (
+        constant_under_fgsm(rows).measured
+    )
+
+
+def test_b2_quotes_the_lowest_view_and_the_authors_attack_beside_it():
+    found = constant_under_fgsm(slept(lambda s, v: 4.0, decoy=-1.0))
+    assert found.per_seed["gain, eps 0.1"].mean() == pytest.approx(3.0), "the lowest of the views"
+    assert "the authors' own attack +3.0 [" in found.measured and "squared error" in found.measured
+    attacks = pd.DataFrame(
+        dict(suite="attacks", stressor=a, strength=e, network=n, seed=s, l2=1.0, accuracy=v + s * (1 + (n == "sleep")))
+        for a, lower in (("pgd", 0), ("square", 5))
+        for e in (0.05, 0.1)
+        for n, v in (("sleep", 50.0 - lower), ("authors", 52.0))
+        for s in range(3)
+    )
+    told = constant_under_fgsm(slept(lambda s, v: 0.0), "paper", dict(strong=attacks)).second
+    assert "(n = 3): -6.0 [" in told and told.count("-6.0") == 2
 
 
 INSIDE = {("blur", 0.0): 93.7, ("report_blur", 2.5): 77.0, ("fgsm", 0.1): 40.0, ("fgsm", 0.3): 0.5}
@@ -1549,13 +1590,33 @@ def test_b5_normal_and_wrapped_noise(right, fine_tuned, control, outcome):
     assert judged(noise_helps_on_noise, tuned(("noise", "wrapped_noise", "control"), changed)) == outcome
 
 
+@pytest.mark.parametrize(
+    "other, twin, outcome",
+    [(60.0, 80.0, "holds"), (80.0, 80.0, "fails"), (60.0, 79.0, "holds"), (60.0, 90.0, "fails"), (60.0, 70.0, "holds")],
+)
+def test_b6_the_strongest_of_fourteen_by_its_architecture(other, twin, outcome):
+    at = {"convnet": 80.0, "convnet_distilled": twin, "sleep_B": other}
+    order = ["convnet", *(n for n in FOURTEEN if n != "convnet")]
+    rows = measured(lambda n, s, v: at.get(n, 40.0), order)
+    assert judged(strongest_of_fourteen, rows) == outcome
+    assert [*strongest_of_fourteen(rows).per_seed][2] == "sleep B"
+
+
+@pytest.mark.parametrize("more, outcome", [(SURE, "holds"), (UNSURE, "fails")])
+def test_b6c_the_student_against_its_teacher(more, outcome):
+    rows = measured(lambda n, s, v: 50.0 + more * (n == "distilled"), ("distilled", "distilled_teacher"))
+    assert judged(soft_labels_help, rows) == outcome
+
+
 @pytest.mark.parametrize("more, outcome", [(3.01, "holds"), (2.99, "fails")])
 @pytest.mark.parametrize("decoy", [-30.0, 30.0])
 def test_b6_where_nothing_is_masked(more, outcome, decoy):
     networks = ("distilled", "control", "convnet", "convnet_distilled")
     here = {"distilled": more, "convnet": 30, "convnet_distilled": 31}
     level = lambda n, s, v: 50 + here.get(n, 0) * ((s, v) == ("fgsm", 0.1))
-    assert judged(distillation_is_strongest, measured(level, networks, decoy=decoy)) == outcome
+    rows = measured(level, networks, decoy=decoy)
+    rows["accuracy"] += 0.1 * (rows["seed"] - 2) * rows["network"].eq("convnet_distilled")
+    assert judged(distillation_is_strongest, rows) == outcome
 
 
 @pytest.mark.parametrize("more, outcome", [(SURE, "holds"), (UNSURE, "fails"), (-5.0, "fails")])
@@ -1637,6 +1698,28 @@ def test_b8_one_seed_is_enough_against_it_and_one_layer_is_not():
     one_layer = lambda rule, layer, t, seed: good(rule, layer, t, seed) + {1: -2 * t, 2: 2 * t, 3: 0}[layer]
     for rate, outcome in ((one_seed, "artefact"), (one_layer, "holds")):
         assert judged(runs_away, nights(rate, rules=("A", "report"), reset="none", seeds=3)) == outcome
+
+
+def test_b8_says_which_part_is_true_and_what_is_not_measured():
+    rows = nights(quarters(LOW, LOW), rules=("A", "report"), reset="none", seeds=3)
+    found = runs_away(rows)
+    assert "true of layer 3 in the report's reading" in found.measured and "with it" not in found.measured
+    assert "2,710,500 steps are not measured; `robustlit sweep spiking_activity" in found.second
+    calm = nights(lambda *_: 0.01, rules=("report",), reset="zero", seeds=3)
+    long = nights(lambda *_: 70.0, rules=("report",), reset="none", seeds=2).assign(steps=2_710_500)
+    both = runs_away(rows, "paper", dict(reset=calm, long=long))
+    assert "20.0 with it" in both.measured and both.second.endswith("2,710,500 steps: 70.0 % (n = 2)")
+
+
+def test_b7_quotes_the_reports_own_conversion():
+    report = pd.DataFrame(
+        dict(seed=range(2), strength=0.0, spikes_1=979, spikes_2=0, spikes_3=0, accuracy=[32.0, 33.0])
+    )
+    told = little_spiking(nights(lambda *_: 0.05), "paper", dict(report=report, awake=pd.DataFrame(dict(awake=[93.6]))))
+    assert (
+        told.second
+        == "the authors' thresholds in the report's own conversion: 979 / 0 / 0 spikes, accuracy 93.6 to 32.5 %"
+    )
 
 
 @pytest.mark.parametrize("more, outcome", [(15.01, "holds"), (14.99, "fails")])

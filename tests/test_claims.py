@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from robustlit import claims
-from robustlit.claims import Claim, Finding, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
+from robustlit.claims import Claim, Finding, Verdict, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
 from robustlit.records import Store, experiment, recorded
 from robustlit.statistics import (
     bootstrap_interval,
@@ -58,7 +58,7 @@ def shelf(*frames):
 
 
 def asked(check=better, **changes):
-    return claim("T-1", **(PARTS | changes))(check)
+    return claim(**(PARTS | dict(id="T-1") | changes))(check)
 
 
 # --- verdicts
@@ -74,7 +74,7 @@ def test_the_papers_protocol_gives_the_verdict_unqualified(high, outcome):
     assert str(v).startswith(f"T-1 {outcome}: ") and "published: 0: 10, 1: 90" in str(v) and not v.missing
 
 
-@pytest.mark.parametrize("high, label", [(30.0, "holds at cpu scale"), (21.0, "fails at cpu scale")])
+@pytest.mark.parametrize("high, label", [(30.0, "indicated at cpu scale"), (21.0, "not indicated at cpu scale")])
 def test_cpu_records_are_judged_by_their_own_condition_and_say_so(high, label):
     v = verdict(asked(condition_cpu="a gap of 5"), source=shelf(rows(high, profile="cpu"), rows(95.0, seeds=2)))
     assert (v.label, v.scale) == (label, "cpu")
@@ -118,6 +118,63 @@ def test_seeds_that_one_setting_lacks_do_not_count():
     assert seen == [[0, 2, 3, 4]] and (v.outcome, v.n) == ("holds", 4)
 
 
+def test_a_verdict_at_cpu_size_shares_neither_word_nor_colour_with_one_at_paper_size():
+    made = asked(condition_cpu="c")
+    label = {(o, scale): Verdict(made, o, scale).label for o in claims.SMALL for scale in claims.SCALES}
+    marked = {key: Verdict(made, *key).marked.split()[0] for key in label}
+    assert len(set(label.values())) == len(set(marked.values())) == 6
+    assert Verdict(made, "not measured", "cpu").label == "not measured"
+    assert Verdict(made, "not measured").marked.split()[0] not in marked.values()
+    table = ledger(source=shelf(rows(30.0, profile="cpu")))
+    assert table.verdict.tolist() == ["🔵 indicated at cpu scale"]
+
+
+def test_a_second_route_stands_beside_the_verdict():
+    made = asked(lambda r, scale: Finding(False, "71", second="by another attack 72"))
+    source = shelf(rows())
+    assert "second route: by another attack 72" in str(verdict(made, source=source))
+    assert ledger(source=source)["second route"].tolist() == ["by another attack 72"]
+    assert "| second route |" in verdicts(made, source=source).data
+    assert "second route" not in verdicts(asked(id="T-2"), source=source).data
+
+
+def test_other_records_stand_beside_those_that_are_judged():
+    def check(r, scale, beside):
+        assert set(beside) == {"cpu", "none"}
+        return Finding(True, f"{len(beside['cpu'])} rows beside, {len(beside['none'])} of none")
+
+    where = dict(cpu=("toy/growth", "cpu", dict(dose=1.0)), none=("toy/growth", "smoke", {}))
+    made = asked(check, beside=where)
+    assert verdict(made, source=shelf(rows(), rows(profile="cpu", seeds=1))).ours == "4 rows beside, 0 of none"
+    assert made(rows()).measured == "0 rows beside, 0 of none"
+    old = rows(profile="cpu").assign(stale=True)
+    assert verdict(made, source=shelf(rows(), old)).stale and not verdict(made, source=shelf(rows())).stale
+
+
+@pytest.mark.parametrize("seeds, splits", [(4, 0), (5, 10), (6, 10)])
+def test_the_rate_of_flips_is_that_over_all_splits_of_the_seeds(seeds, splits):
+    df = rows(80.0, seeds=seeds)
+    df.loc[(df.dose == 1) & (df.seed > 0), "accuracy"] = 95.0  # seed 0 alone has less
+    v = verdict(asked(), source=shelf(df))
+    assert v.outcome == "fails" and v.flips == (splits, splits), "the part without seed 0 holds, the other fails"
+    assert (f"{splits} of {splits} splits of the seeds disagree" in verdicts(v.claim, source=shelf(df)).data) == (
+        splits > 0
+    )
+    sound = verdict(asked(), source=shelf(rows(seeds=seeds)))
+    assert sound.flips == (0, splits)
+    assert ledger(source=shelf(df)).flips[0] == ""
+    assert ledger(source=shelf(df), flips=True).flips[0] == ("10 of 10 splits of the seeds disagree" if splits else "")
+
+
+def test_an_amendment_shows_with_its_sentence():
+    made = asked(amended="the level was 80 before")
+    source = shelf(rows())
+    assert ledger(source=source).amended.tolist() == ["the level was 80 before"]
+    assert ledger(source=source).verdict[0].endswith(", amended")
+    for columns in (None, ["claim", "verdict"]):
+        assert "amended: the level was 80 before" in verdicts(made, columns=columns, source=source).data
+
+
 def test_settings_without_common_seeds_cannot_be_compared():
     df = rows(seeds=6)
     apart = df[(df.dose == 0) & (df.seed < 3) | (df.dose == 1) & (df.seed > 1)]
@@ -130,14 +187,14 @@ def test_a_condition_met_only_under_the_defect_is_an_artefact():
     assert (v.outcome, v.label, v.ours) == ("artefact", "artefact", "71")
     assert "met only under compat='axis'" in str(v)
     small = asked(lambda r, scale: Finding(False, only_under="x"), condition_cpu="c")
-    assert verdict(small, source=shelf(rows(profile="cpu"))).label == "artefact at cpu scale"
+    assert verdict(small, source=shelf(rows(profile="cpu"))).label == "artefact indicated at cpu scale"
 
 
 def test_a_check_may_say_that_the_records_cannot_tell():
     undecided = asked(lambda r, scale: Finding(None if scale == "paper" else True, "no GPU times"), condition_cpu="c")
     v = verdict(undecided, source=shelf(rows()))
     assert (v.outcome, v.label) == ("not measured", "not measured") and "no GPU times" in str(v)
-    assert verdict(undecided, source=shelf(rows(), rows(profile="cpu"))).label == "holds at cpu scale"
+    assert verdict(undecided, source=shelf(rows(), rows(profile="cpu"))).label == "indicated at cpu scale"
 
 
 def test_stale_records_are_used_and_marked():
@@ -238,7 +295,7 @@ def test_the_ledger_has_a_row_for_every_claim_in_the_order_of_ids():
         claim(name, **PARTS)(better)
     table = ledger("toy", source=shelf(rows().assign(stale=True)))
     assert table.claim.tolist() == ["T-1", "T-2", "T-10"]
-    assert table.verdict.tolist() == ["holds*"] * 3 and table.ours[0] == "96.0 ± 1.0 % (n = 3)"
+    assert table.verdict.tolist() == ["🟩 holds*"] * 3 and table.ours[0] == "96.0 ± 1.0 % (n = 3)"
     text = ledger_markdown(table.assign(source="a | b\nc")).splitlines()
     assert len(text) == 5 and r"| a \| b c |" in text[2] and text[2].endswith("-g seed 0:3` |")
     with pytest.raises(ValueError, match="`paper` is unknown: 'tyo'; did you mean 'toy'"):
@@ -260,7 +317,7 @@ def test_verdicts_come_from_recorded_runs_of_exactly_the_claimed_settings(tmp_pa
     for dose, seed in itertools.product((0.0, 1.0), range(3)):
         recorded(growth, "smoke", store=store, dose=dose, seed=seed)
         recorded(growth, "cpu", store=store, dose=dose, seed=seed)
-    assert verdict(c, store).label == "holds at cpu scale"
+    assert verdict(c, store).label == "indicated at cpu scale"
     for dose, seed in itertools.product((0.0, 1.0), range(4)):
         recorded(growth, "paper", store=store, dose=dose, seed=seed)
         recorded(growth, "paper", store=store, dose=dose, seed=seed, trick=True)
@@ -489,7 +546,7 @@ def test_verdicts_say_the_condition_that_was_judged_and_what_they_rest_on():
         "0: 10, 1: 90",
         "31.0 ± 1.0 % (n = 3)",
         "a gap of 5",
-        "holds at cpu scale",
+        "🔵 indicated at cpu scale",
         "AMD EPYC",
     ):
         assert part in text

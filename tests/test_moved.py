@@ -95,7 +95,7 @@ def repo(tmp_path_factory):
 def test_records_that_came_in_move_claims(repo):
     out = repo.joinpath("first").read_text()
     assert "3 claims moved since HEAD" in out
-    assert "was: not measured" in out and "is:  holds at cpu scale: 21.0 ± 1.0 % (n = 3)" in out
+    assert "was: not measured" in out and "is:  indicated at cpu scale: 21.0 ± 1.0 % (n = 3)" in out
     assert out.count("3 new records of toy/growth") == 2 and "new records of toy/decay: " in out
 
 
@@ -112,7 +112,7 @@ def test_an_edit_moves_the_claims_that_it_reaches_and_is_named(repo):
         and "growth-2" not in out
         and "decay" not in out.split("since")[1]
     )
-    assert "was: holds at cpu scale" in out and "is:  fails at cpu scale: 21.5 ± 1.3 % (n = 4)" in out
+    assert "was: indicated at cpu scale" in out and "is:  not indicated at cpu scale: 21.5 ± 1.3 % (n = 4)" in out
     by = next(line for line in out.splitlines() if line.strip().startswith("by "))
     assert "robustlit.toy.growth.enough" in by and "robustlit.toy.growth.FACTOR" in by and "grown" not in by
     assert "1 new record of toy/growth" in out and out.count("new records of") == 1  # the smoke runs are no news

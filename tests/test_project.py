@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import robustlit
-from robustlit.claims import ledger, ledger_markdown
+from robustlit.claims import known_claims, ledger, ledger_markdown, verdict
 
 ROOT = Path(__file__).parent.parent
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -297,6 +297,69 @@ def test_readme_shows_the_verdicts_of_the_committed_records(tmp_path, monkeypatc
     for columns in (["claim", "statement", "published", "ours", "verdict"], ["claim", "command"]):
         shown = ledger_markdown(claims[columns])
         assert shown in text, "pack the records, run nbs/index.ipynb and make readme; expected:\n" + shown
+
+
+@pytest.mark.parametrize("c", [pytest.param(c, id=f"{c.paper} {c.id}") for c in known_claims()])
+def test_the_command_of_a_claim_gives_the_n_that_its_table_shows(c, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
+    v = verdict(c)
+    seeds = int(re.search(r"-g seed 0:(\d+)$", v.command)[1])
+    assert seeds == (v.n or c.min_seeds)
+    if v.ours and v.finding.per_seed:
+        assert v.ours.endswith(f"(n = {seeds})")
+
+
+TYPED = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?= ?(?:%|percent\b|points?\b))")
+STORIES = [ROOT / "nbs/index.ipynb", *sorted((ROOT / "nbs").glob("*/00_paper.ipynb"))]
+GIVEN = {
+    "filtering": {"95": "confidence of intervals"},
+    "metaplasticity": {
+        "0": "of the report's logs",
+        "10": "of the report's logs",
+        "50": "of the report's logs",
+        "90": "a level that is asked about",
+    },
+    "sleep": {"7.8": "the rule's own probability", "95": "confidence of intervals"},
+}
+
+
+def typed_results(text, given):
+    "Numbers with % or points in prose, code and tables apart, that are none of those given."
+    prose = re.sub(r"```.*?```|`[^`]*`|^\|.*$", "", text, flags=re.S | re.M)
+    return [n for n in TYPED.findall(prose) if n.lstrip("+-") not in given]
+
+
+def published_numbers(paper):
+    "Numbers that the claims of a paper quote from it, as they are and rounded."
+    texts = [str(c.published) for c in known_claims() if c.paper == paper]
+    found = {n for text in texts for n in re.findall(r"\d+(?:\.\d+)?", text)}
+    return found | {f"{float(n):.0f}" for n in found}
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda p: p.parent.name)
+def test_results_in_prose_are_computed(path):
+    paper = path.parent.name
+    given = {*GIVEN.get(paper, {}), *published_numbers(paper)}
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    prose = ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
+    found = {text[:60]: typed for text in prose if (typed := typed_results(text, given))}
+    assert not found, f"results that were typed: compute them in a cell, {found}"
+    unused = {n for n in GIVEN.get(paper, {}) if not any(n in TYPED.findall(text) for text in prose)}
+    assert not unused, f"numbers excused that no prose has: {unused}"
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("It keeps 95.1 % of the old tasks.", ["95.1"]),
+        ("It gains +2.2 points, or 4.7 points.", ["+2.2", "4.7"]),
+        ("Twelve of 672 checks, 10,000 images, batch norm of version 1.1 and 5 tasks.", []),
+        ("The report says 69.5 %, rounded 70 %.", []),
+        ("`x = 5 %` and\n| a table | 5 % |", []),
+    ],
+)
+def test_typed_results_are_found(text, found):
+    assert typed_results(text, {"69.5", "70"}) == found
 
 
 # The two commands

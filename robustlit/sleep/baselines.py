@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..checks import Count, Seed, at_least, checked, one_of
 from ..data import as_images, load
-from .defences import adversarial_copies, distil, distorted_copies
+from .defences import adversarial_copies, distil, distorted_copies, softened_loss
 from .networks import READINGS, TRAINING, descend, reader, report_convnet
 from .stdp import sleep
 from ..sources import DatasetName
@@ -193,6 +193,14 @@ def _distillation(s: Start, weight: float) -> tuple:
 def _distilled(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
     "The report's perceptron taught by another of its kind at temperature 50."
     return _distillation(begin("report", seed, data, hidden, epochs, batch_size), WEIGHTS["distilled"])
+
+# %% ../../nbs/sleep/16_baselines.ipynb #0cae99b4
+@network(views=COOLED)
+def _distilled_teacher(seed=0, data="mnist", hidden=(1200, 1200), epochs=2, batch_size=None):
+    "Trained as the distilled perceptron is, on hard labels: what its teacher is, and the control for what distillation does."
+    s = begin("report", seed, data, hidden, epochs, batch_size)
+    settings, loss = {k: v for k, v in s.settings.items() if k != "loss"}, softened_loss(50.0, WEIGHTS["distilled"])
+    return s.model, lambda model: descend(model, s.x, s.y, loss=loss, generator=s.generator, **settings)
 
 # %% ../../nbs/sleep/16_baselines.ipynb #73e69178
 @network(views=(("logits", "ce"), ("softmax_50", "ce")))

@@ -89,8 +89,12 @@ def spiking_activity(
     experiment="sleep/spiking_activity",
     where=dict(rule="A", factor=1, reset="zero"),
     min_seeds=5,
+    beside=dict(
+        report=("sleep/ablation", "cpu", dict(start="alone", switch="thresholds")),
+        awake=("sleep/spiking_activity", "paper", dict(rule="report", factor=1, reset="zero")),
+    ),
 )
-def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
+def little_spiking(df: pd.DataFrame, scale: str, beside: dict) -> Finding:
     "Spikes and changes of the whole night."
     rate = df.groupby(["seed", "layer"])["rate"].mean().unstack()
     change = df.groupby(["seed", "layer"])["change"].first().unstack()
@@ -99,9 +103,40 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     text = "spikes a night: " + ", ".join(f"{n:.0f} in layer {k}" for k, n in total.mean().items())
     text += f"; little spiking: {'yes' if little else 'no'}; little change: {'yes' if still else 'no'}"
     values = {f"change, layer {k} ({n:.0f} spikes)": change[k] for k, n in total.mean().items()}
-    return Finding(little and still, text, values)
+    return Finding(little and still, text, values, second=_converted_by_the_report(**beside))
+
+
+def _converted_by_the_report(report, awake) -> str:
+    "The authors' thresholds in the report's own conversion, in words; empty without records."
+    if not len(report) or "spikes_1" not in report.columns:
+        return ""
+    seeds = (
+        report[report["strength"] == 0].groupby("seed")[["spikes_1", "spikes_2", "spikes_3", "accuracy"]].mean().mean()
+    )
+    spikes = " / ".join(f"{seeds[f'spikes_{k}']:.0f}" for k in (1, 2, 3))
+    before = f"{awake['awake'].mean():.1f} to " if "awake" in awake.columns else ""
+    return f"the authors' thresholds in the report's own conversion: {spikes} spikes, accuracy {before}{seeds['accuracy']:.1f} %"
 
 # %% ../../nbs/sleep/52_spiking_activity.ipynb #ac1e4570
+_LONG = dict(rule="report", factor=1, reset="none", steps=2_710_500)
+
+
+def _what_is_true(df, reset, long) -> str:
+    "Spikes of the last layer in the report's reading, without and with the reset."
+    total = lambda rows: rows[(rows["rule"] == "report") & (rows["layer"] == 3)].groupby("seed")["spikes"].sum().mean()
+    with_it = f", {total(reset):,.1f} with it" if len(reset) and set(reset["reset"]) == {"zero"} else ""
+    return f"true of layer 3 in the report's reading: {total(df):,.0f} spikes without the reset{with_it}"
+
+
+def _at_full_length(long) -> str:
+    "The rate in the last quarter of the report's 2.7 million steps, or what would measure it."
+    if "steps" in long.columns and len(long) and long["steps"].min() == _LONG["steps"]:
+        rate = long[long["stretch"] > STRETCHES * 3 // 4].groupby("seed")["rate"].mean()
+        return f"last quarter of the report's {_LONG['steps']:,} steps: {rate.mean():.1f} % (n = {len(rate)})"
+    grid = " ".join(f"-g {k} {v}" for k, v in _LONG.items())
+    return f"the report's {_LONG['steps']:,} steps are not measured; `robustlit sweep spiking_activity --profile paper {grid} -g seed 0:3`"
+
+# %% ../../nbs/sleep/52_spiking_activity.ipynb #cc07253f
 @claim(
     "B-8",
     statement="Without a reset all neurons would eventually spike continuously",
@@ -112,8 +147,12 @@ def little_spiking(df: pd.DataFrame, scale: str) -> Finding:
     experiment="sleep/spiking_activity",
     where=dict(rule=["A", "report"], factor=1, reset="none"),
     min_seeds=3,
+    beside=dict(
+        reset=("sleep/spiking_activity", "paper", dict(rule="report", factor=1, reset="zero")),
+        long=("sleep/spiking_activity", "paper", _LONG),
+    ),
 )
-def runs_away(df: pd.DataFrame, scale: str) -> Finding:
+def runs_away(df: pd.DataFrame, scale: str, beside: dict) -> Finding:
     "Firing rates by quarter, under both readings."
     met, last = {}, {}
     for rule in ("A", "report"):
@@ -123,4 +162,4 @@ def runs_away(df: pd.DataFrame, scale: str) -> Finding:
         met[rule] = bool((quarters.diff(axis=1).iloc[:, 1:] >= 0).to_numpy().all() and (quarters[3] > 50).all())
         last[f"last quarter, {rule}"] = quarters[3]
     only = "the report's reading of the rule" if met["report"] and not met["A"] else ""
-    return Finding(met["A"], values=last, only_under=only)
+    return Finding(met["A"], _what_is_true(df, **beside), last, only_under=only, second=_at_full_length(beside["long"]))
