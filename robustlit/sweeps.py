@@ -362,7 +362,7 @@ def _pairs(pairs: list | None, parse: typing.Callable) -> dict:
         raise ValueError(f"`{twice[0]}` must be set once only")
     return {name: parse(text) for name, text in pairs or []}
 
-# %% ../nbs/evidence/90_sweeps.ipynb #1dfa2472
+# %% ../nbs/evidence/90_sweeps.ipynb #6d25ceb1
 def _apart(a, b) -> float:
     "How far two values of a parameter are from each other: by ratio for numbers above 0, else 1 where they differ."
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in (a, b))
@@ -390,7 +390,7 @@ def _duration(seconds: float) -> str:
         else f"{seconds / 3600:.1f} h"
     )
 
-
+# %% ../nbs/evidence/90_sweeps.ipynb #1dfa2472
 def _sweep(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
     runs = plan(notebook, _pairs(args.p, parse_value), _pairs(args.g, parse_grid), args.profile)
