@@ -19,9 +19,11 @@ import difflib
 import importlib
 import importlib.util
 import itertools
+import math
 import os
 import re
 import signal
+import statistics
 import sys
 import threading
 import typing
@@ -360,6 +362,34 @@ def _pairs(pairs: list | None, parse: typing.Callable) -> dict:
         raise ValueError(f"`{twice[0]}` must be set once only")
     return {name: parse(text) for name, text in pairs or []}
 
+# %% ../nbs/evidence/90_sweeps.ipynb #6d25ceb1
+def _apart(a, b) -> float:
+    "How far two values of a parameter are from each other: by ratio for numbers above 0, else 1 where they differ."
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in (a, b))
+    return abs(math.log(a / b)) if numbers else float(a != b)
+
+
+def _expected(notebook: ExperimentNotebook, todo: list, found: list) -> list:
+    "Seconds of each run: the median of the records with the nearest parameters, the seed apart; empty without records."
+    exp, seconds = notebook.experiment, []
+    for run in todo if found else ():
+        full = notebook.defaults | run.parameters
+        asked = exp.bind(full.get("profile", "smoke"), {k: v for k, v in full.items() if k in exp.parameters})
+        far = [sum(_apart(v, r.parameters.get(k)) for k, v in asked.items() if k != "seed") for r in found]
+        seconds.append(statistics.median(r.about["wall_s"] for r, d in zip(found, far) if d <= min(far) + 1e-9))
+    return seconds
+
+
+def _duration(seconds: float) -> str:
+    "In the unit that one would say."
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
 # %% ../nbs/evidence/90_sweeps.ipynb #1dfa2472
 def _sweep(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
@@ -373,6 +403,12 @@ def _sweep(args) -> int:
     if args.dry_run:
         for run in runs:
             print(f"  {run.key} {run.label}: {'to run' if run in todo else 'has a record'}")
+        told = _expected(notebook, todo, [*store.load(notebook.experiment.name).values()])
+        if todo:
+            about = (
+                f"about {_duration(sum(told) / n_jobs)}, by the median seconds of the nearest records" if told else ""
+            )
+            print(f"expected: {about or 'no records yet to tell from'}")
         return 0
     failed = _sweep_on(notebook, todo, store, n_jobs, threads, args) if todo else 0
     print(f"{len(todo) - failed} of {len(todo)} runs recorded, {failed} failed" if todo else "nothing to run")

@@ -8,17 +8,28 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
 from robustlit.command import main
 from robustlit.records import Store, read_records, records
-from robustlit.sweeps import find_notebook, notebooks, open_notebook, parse_grid, parse_value, plan
+from robustlit.sweeps import (
+    _duration,
+    _expected,
+    find_notebook,
+    notebooks,
+    open_notebook,
+    parse_grid,
+    parse_value,
+    plan,
+)
 
 MODULE = """
 import os, time
 from pathlib import Path
+from types import SimpleNamespace
 import pandas as pd
 from robustlit.records import experiment
 
@@ -173,6 +184,21 @@ def test_overviews(tiny, capsys, tmp_path, monkeypatch):
 # What is run
 
 
+def test_a_sweep_is_expected_to_take_what_its_nearest_records_took(tiny):
+    notebook = open_notebook(tiny)
+    record = lambda wall, **given: SimpleNamespace(parameters=given, about=dict(wall_s=wall))
+    found = [
+        record(10.0, level=2.0, size=2, seed=0),
+        record(30.0, level=2.0, size=2, seed=1),
+        record(500.0, level=8.0, size=2, seed=2),
+    ]
+    runs = plan(notebook, dict(level=2.0, seed=7), profile="smoke")
+    assert _expected(notebook, runs, found) == [20.0] and _expected(notebook, runs, []) == []
+    large = plan(notebook, dict(level=9.0, seed=2), profile="smoke")
+    assert _expected(notebook, [*runs, *large], found) == [20.0, 500.0]
+    assert [_duration(x) for x in (90, 600, 9000)] == ["90 s", "10 min", "2.5 h"]
+
+
 def test_sweep_keeps_failures_and_resumes(tiny, store, tmp_path, capsys):
     words = ["sweep", tiny, "-g", "level", "2,-1", "-p", "seed", "4", "--jobs", "2", "--threads", "3"]
     assert main(words) == 1
@@ -190,6 +216,7 @@ def test_sweep_keeps_failures_and_resumes(tiny, store, tmp_path, capsys):
     assert main([*words, "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "2 runs, 1 have a record, 1 to run" in out and len(started(tmp_path)) == 2
+    assert re.search(r"expected: about \d+ s, by the median seconds of the nearest records", out)
     assert main(["sweep", tiny, "-g", "level", "2.0", "-p", "seed", "4"]) == 0
     assert "nothing to run" in capsys.readouterr().out and len(started(tmp_path)) == 2
     assert main(["pack"]) == 0 and "packed by smoke=True" in capsys.readouterr().out
