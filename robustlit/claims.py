@@ -412,7 +412,7 @@ def verdict(
 
 # %% ../nbs/evidence/60_claims.ipynb #80d9f949
 def _order(c: Claim):
-    return c.paper, [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)]
+    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", c.id)], c.paper
 
 # %% ../nbs/evidence/60_claims.ipynb #b75523d0
 @checked
