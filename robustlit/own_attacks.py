@@ -9,6 +9,7 @@ __all__ = ['ROUNDING', 'LIBRARIES', 'inside', 'OwnAttack', 'mean_classifier', 'l
 
 # %% ../nbs/robustness/28_own_attacks.ipynb #1d525e8c
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -55,16 +56,15 @@ def _torchattacks(attack, model, x, y, eps):
 
 
 def _foolbox(attack, model, x, y, eps):
-    import foolbox
-
+    foolbox = import_module("foolbox")
     return attack(foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device), x, y, epsilons=eps)[1]
 
 
 def _secmlt(attack, model, x, y, eps):
-    from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
     from torch.utils.data import DataLoader, TensorDataset
 
-    batches = attack(BasePyTorchClassifier(model), DataLoader(TensorDataset(x, y), len(x)))
+    base = import_module("secmlt.models.pytorch.base_pytorch_nn")
+    batches = attack(base.BasePyTorchClassifier(model), DataLoader(TensorDataset(x, y), len(x)))
     return torch.cat([images for images, _ in batches])
 
 

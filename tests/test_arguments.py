@@ -103,6 +103,7 @@ from robustlit.sleep import (
 RNG = torch.Generator().manual_seed(0)
 X, Y = torch.rand(4, 1, 8, 8, generator=RNG), torch.tensor([0, 1, 2, 3])
 DIGITS = load("digits").subset(60, 20)
+LARGER = load("digits", size=28).subset(60, 20)
 
 
 def perceptron():
@@ -575,7 +576,7 @@ CALLS = {
     strong_attacks.nearest: dict(model=MODEL, x=X, y=WRONG, seed=0),
     unit_removal.without_units: dict(model=MODEL, units=torch.tensor([0]), x=BYTES),
     filter_networks.ResNet: dict(block=BasicBlock, repeats=(1, 1, 1, 1), data=DIGITS, width=4),
-    filter_networks.SqueezeNet: dict(data=DIGITS, width=8),
+    filter_networks.SqueezeNet: dict(data=LARGER, width=8),
     filter_networks.ShuffleNet: dict(data=DIGITS, width=8),
     records.differing: dict(old={}, new={}),
     records.recorded: dict(fn=one_row, profile="smoke", force=False, store=None),
@@ -704,7 +705,7 @@ CALLS = {
     | dict(batch_size=2, compat=(), keep=None, per_image=False),
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
-    filter_networks.build: dict(name="squeezenet", data=DIGITS, width=8, init="torchvision"),
+    filter_networks.build: dict(name="squeezenet", data=LARGER, width=8, init="torchvision"),
     scores.area: dict(values=np.ones(3), rule="simpson"),
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.combined_response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),

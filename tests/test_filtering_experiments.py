@@ -279,7 +279,10 @@ ALL = dict(network=["resnet18"], data=["mnist", "cifar10", "tiny_imagenet"], epo
 
 
 def test_fragile_ends_on_one_network_leave_the_claim_open_and_others_refute_it():
-    fragile = L.ends_are_fragile(runs(lambda layer, s, hit: max(0.0, 1 - 2 * s), **ALL), "cpu")
+    rows = runs(lambda layer, s, hit: max(0.0, 1 - 2 * s), **ALL)
+    fragile = L.ends_are_fragile(
+        rows.assign(accuracy=rows.accuracy + 0.1 * rows.seed), "cpu"
+    )  # equal seeds tell nothing
     assert fragile.passed is None and "both fragile in 9 of 9 cells" in fragile.measured
     spare = L.ends_are_fragile(runs(lambda layer, s, hit: 1.0, **ALL), "cpu")
     assert spare.passed is False

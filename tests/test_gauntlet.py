@@ -841,7 +841,8 @@ def test_ctrl_c_at_the_command_line_keeps_the_rows(tmp_path):
             "        return self.layers(x)",
             "        import os, pathlib, signal\n"
             '        n = pathlib.Path("calls"); n.write_text(n.read_text() + "." if n.exists() else ".")\n'
-            "        if len(n.read_text()) == 12:\n            os.kill(os.getpid(), signal.SIGINT)\n"
+            "        if len(n.read_text()) == 12:\n            signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "            os.kill(os.getpid(), signal.SIGINT)\n"
             "        return self.layers(x)",
         )
     )

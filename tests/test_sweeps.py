@@ -128,7 +128,7 @@ def test_grids():
         (["run", "blur"], "did you mean 'sleep/noise_blur_fgsm' or"),
         (["run", "removal"], "did you mean"),
         (["run", "class-incremental"], "did you mean 'benchmark/class_incremental' or 'sleep/class_incremental'"),
-        (["run", "audit"], "did you mean 'filtering/gradient_masking' or"),
+        (["run", "audit"], "did you mean 'benchmark/audit_reliability' or"),
         (["run", "gradiants"], "did you mean 'filtering/gradient_masking' or"),
         (["run", "nowhere.ipynb"], "there is no notebook nowhere.ipynb"),
         (["pack", "forgeting"], "'metaplasticity/forgetting'"),
