@@ -8,7 +8,6 @@ Docs: https://robustlit.github.io/robustlit/robustness/preconditions.html.md"""
 __all__ = ['LEVEL', 'SAME', 'other_ranges', 'range_finding', 'why_answers_change', 'warnings_of']
 
 # %% ../nbs/robustness/06_preconditions.ipynb #09c34e10
-import math
 import random
 import warnings
 from collections.abc import Callable
@@ -28,14 +27,9 @@ LEVEL = 0.002
 
 def _tail(k: int, n: int, p: float) -> float:
     "Probability of at least `k` successes in `n` tries."
-    if k <= 0:
-        return 1.0
-    if p <= 0 or k > n:
-        return 0.0
-    log = lambda i: math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1)
-    return min(
-        1.0, sum(math.exp(log(i) + i * math.log(p) + (n - i) * math.log1p(-min(p, 1 - 1e-15))) for i in range(k, n + 1))
-    )
+    from scipy.stats import binom
+
+    return float(binom.sf(k - 1, n, p))
 
 
 def _fewer(a: Tensor, b: Tensor, points: float = 0.0) -> bool:
