@@ -9,6 +9,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from packaging.version import Version
 
 import robustlit
 from robustlit.claims import known_claims, ledger, ledger_markdown, verdict
+from robustlit.sweeps import open_notebook, parse_grid, parse_value, plan
 
 ROOT = Path(__file__).parent.parent
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -495,3 +497,40 @@ def test_compiled_files_are_kept(shell_only):
     dirty = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     shown = subprocess.run(["make", "-s", "kept"], cwd=folder, env=dirty, capture_output=True, text=True).stdout
     assert "PATH=" in shown and "PYTHONDONTWRITEBYTECODE" not in shown
+
+
+def quoted_commands():
+    "Every `robustlit run` and `robustlit sweep` that a page or README.md tells somebody to type, with its place."
+    texts = {"README.md": [(ROOT / "README.md").read_text(encoding="utf-8")]}
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        shown = [o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", [])]
+        texts[str(path.relative_to(ROOT))] = [
+            "".join(t) for t in [*(c["source"] for c in cells if c["cell_type"] == "markdown"), *shown]
+        ]
+    for place, parts in texts.items():
+        if place != "nbs/add_experiment.ipynb":  # of a notebook that the reader writes: tests/test_add_experiment.py
+            found = re.findall(r"(?:`|^)(robustlit (?:run|sweep) [^`\n]+)", "\n".join(parts), re.M)
+            yield from ((place, command) for command in sorted(set(found)))
+
+
+QUOTED = list(dict.fromkeys(command for place, command in quoted_commands() if not re.search(r" practice | my_", command)))
+
+
+def test_a_command_that_is_quoted_can_be_typed():
+    assert len(QUOTED) > 40
+    for command in QUOTED:
+        words, asked = shlex.split(command, comments=True)[2:], dict(given={}, grid={}, profile=None)
+        notebook, words = open_notebook(words[0]), words[1:]
+        while words:
+            option, *words = words
+            if option in ("-p", "-g"):
+                name, value, *words = words
+                asked["given" if option == "-p" else "grid"][name] = (parse_value if option == "-p" else parse_grid)(
+                    value
+                )
+            elif option == "--profile":
+                asked["profile"], *words = words
+            elif option in ("--jobs", "--threads"):
+                words = words[1:]
+        assert plan(notebook, **asked), command
