@@ -514,7 +514,9 @@ def quoted_commands():
             yield from ((place, command) for command in sorted(set(found)))
 
 
-QUOTED = list(dict.fromkeys(command for place, command in quoted_commands() if not re.search(r" practice | my_", command)))
+QUOTED = list(
+    dict.fromkeys(command for place, command in quoted_commands() if not re.search(r" practice | my_", command))
+)
 
 
 def test_a_command_that_is_quoted_can_be_typed():
@@ -534,3 +536,32 @@ def test_a_command_that_is_quoted_can_be_typed():
             elif option in ("--jobs", "--threads"):
                 words = words[1:]
         assert plan(notebook, **asked), command
+
+
+def names_at_the_top(source):
+    "Names that a cell gives a value, and those that its own lines use, functions apart."
+    tree = ast.parse("".join(line for line in source.splitlines(True) if not line.startswith(("%", "!"))))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    made, used, todo = set(), set(), list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, functions):
+            made |= {node.name} if hasattr(node, "name") else set()
+            todo += getattr(node, "decorator_list", [])
+            continue
+        if isinstance(node, ast.Name):
+            (made if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        todo += ast.iter_child_nodes(node)
+    return made, used
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_sweep_does_not_meet_a_name_that_only_cells_of_records_give(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    tags = [c["metadata"].get("tags", []) for c in cells]
+    if not any("parameters" in t for t in tags):
+        return
+    found = [names_at_the_top("".join(c["source"])) for c in cells]
+    always = set().union(*(made for (made, _), t in zip(found, tags) if "records" not in t))
+    late = set().union(*(made for (made, _), t in zip(found, tags) if "records" in t)) - always
+    assert not [used & late for (_, used), t in zip(found, tags) if "records" not in t and used & late]
