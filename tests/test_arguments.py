@@ -244,6 +244,7 @@ PLANTED += [planted.normalised_outside]
 
 CALLS = {
     statistics.t_interval: dict(values=[1.0, 2.0], confidence=0.9),
+    statistics.prediction_interval: dict(values=[1.0, 2.0, 4.0], runs=3, around=2.0, confidence=0.9),
     statistics.paired_difference: dict(a=[1.0, 2.0], b=[0.0, 1.5], confidence=0.9),
     statistics.bootstrap_interval: dict(a=[1.0, 2.0], b=[0.0, 1.5], resamples=100, confidence=0.9, seed=1),
     statistics.equivalence: dict(a=[1.0, 2.0], b=[0.0, 1.5], margin=3.0, confidence=0.9),
