@@ -9,12 +9,14 @@ __all__ = ['differing', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 
            'records', 'run_table', 'largest']
 
 # %% ../nbs/evidence/40_records.ipynb #211bbac3
+import ast
 import collections
 import functools
 import itertools
 import json
 import os
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,7 +28,7 @@ import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import Count, checked, existing, one_of, with_columns
+from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import ProfileName, _renamed_to, _size, _text, canonical
@@ -177,6 +179,41 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
     return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
 
+# %% ../nbs/evidence/40_records.ipynb #0e82fa02
+def _sets(text: str, kinds: tuple = (ast.stmt,)) -> set:
+    "Names that statements of these kinds set in a cell; none where it is no Python."
+    try:
+        body = [stmt for stmt in ast.parse(text).body if isinstance(stmt, kinds)]
+    except SyntaxError:
+        return set()
+    return {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _by_papermill(text: str) -> bool:
+    "Whether a cell has the form in which papermill writes parameters."
+    if not text.startswith("# Parameters\n") or re.search("^ *#", text[1:], re.M):
+        return False
+    try:
+        return all(isinstance(stmt, ast.Assign) for stmt in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
+def _refuse_lost_parameters(ran: list):
+    "Refuse what papermill set under a name that the cell of the parameters, which ran before, does not have."
+    for i, text in enumerate(ran):
+        if not _by_papermill(text):
+            continue
+        mine = "; if papermill did not write that cell, begin it with another comment"
+        names, before = _sets(text), _sets(ran[i - 1]) if i > 1 else set()
+        lost = sorted(names - before) if before else []
+        if lost:
+            told = nearest(lost[0], sorted(before))
+            raise TypeError(f"`{lost[0]}` was set by papermill, but is no parameter of this notebook: {told}{mine}")
+        again = sorted(n for n in names for t in ran[i + 1 :] if i == 1 and n in _sets(t, (ast.Assign, ast.AnnAssign)))
+        if again:
+            raise ValueError(f"`{again[0]}` was set by papermill and again later: tag that cell `parameters`{mine}")
+
 # %% ../nbs/evidence/40_records.ipynb #f74287bd
 @checked
 def recorded(
@@ -188,6 +225,7 @@ def recorded(
 ) -> pd.DataFrame:  # The rows
     "Rows of this run: from its record if it has one, else by running it and keeping the record."
     exp = find_experiment(fn)
+    _refuse_lost_parameters(vars(sys.modules["__main__"]).get("In", []))
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
     force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
@@ -518,6 +556,23 @@ def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | N
             found += [(r, texts, size)] if size and profile in (None, size) else []
     return sorted(found, key=lambda f: _order(f[0]))
 
+# %% ../nbs/evidence/40_records.ipynb #6082fa02
+def _nothing_found(exp: Experiment, store: Store, version: int | None, where: dict) -> str:
+    "Why no record has these values: empty where there is no record of the version at all."
+    version, held = exp.version if version is None else version, collections.defaultdict(set)
+    for r in store.load(exp.name).values():
+        for k, text in _texts(exp, r).items() if r.about["version"] == version else ():
+            held[k].add(text)
+    wanted = _wanted(exp, where)
+    lost = [k for k, v in wanted.items() if not v & (held[k] or {"null"})] if held else []
+    if not held or not wanted:
+        return ""
+    if not lost:
+        return f"no record of {exp.name} has all of {', '.join(f'{k}={v!r}' for k, v in where.items())}"
+    some = sorted(held[lost[0]], key=lambda t: (len(t), t))
+    more = f" and {len(some) - 8} more" * (len(some) > 8)
+    return f"no record of {exp.name} has `{lost[0]}` = {where[lost[0]]!r}; recorded are {', '.join(some[:8])}{more}"
+
 # %% ../nbs/evidence/40_records.ipynb #ad8fbfc0
 def _column(values: list, counts: list) -> pd.Series:
     "Each value as often as its record has rows."
@@ -576,6 +631,8 @@ def records(
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, version, profile, where)
+    if not chosen and (why := _nothing_found(exp, store, version, where)):
+        warnings.warn(why, stacklevel=3)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
     chosen, old = ([v for v, o in zip(values, old) if stale or not o] for values in (chosen, old))

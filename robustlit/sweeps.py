@@ -155,15 +155,58 @@ def _module_of(path: Path) -> str:
     return found[1]
 
 # %% ../nbs/evidence/90_sweeps.ipynb #736d2653
+_KNOWN = dict(list=list, dict=dict, tuple=tuple, range=range, float=float, int=int, str=str, bool=bool, round=round)
+_READ = (ast.Constant, ast.Name, ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.UnaryOp, ast.BinOp)
+_READ += (ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List, ast.Dict, ast.keyword, ast.Call)
+
+
+def _value(node: ast.expr, known: dict):
+    "What an expression of constants and known names is."
+    for n in ast.walk(node):
+        if not isinstance(n, _READ) or (isinstance(n, ast.Call) and not isinstance(n.func, ast.Name)):
+            raise ValueError("it is more than an expression of values and parameters above it")
+    return eval(compile(ast.Expression(node), "parameters", "eval"), {"__builtins__": {}} | _KNOWN, known)
+
+
+def _pairs_of(target: ast.expr, value) -> list:
+    "Names and their values, for what stands left of an equals sign."
+    if isinstance(target, ast.Name):
+        return [(target.id, value)]
+    if not isinstance(target, ast.Tuple | ast.List):
+        raise ValueError("it sets something that has no name")
+    return [p for t, v in zip(target.elts, value, strict=True) for p in _pairs_of(t, v)]
+
+# %% ../nbs/evidence/90_sweeps.ipynb #736dfa03
+def _set_by(stmt: ast.stmt, known: dict) -> list:
+    "Names and their values that a statement sets; `ValueError` for one that may set what cannot be read."
+    named = any(isinstance(n, ast.NamedExpr) for n in ast.walk(stmt))
+    if isinstance(stmt, ast.Import | ast.ImportFrom | ast.Pass) or (isinstance(stmt, ast.Expr) and not named):
+        return []
+    if not isinstance(stmt, ast.Assign | ast.AnnAssign) or stmt.value is None or named:
+        raise ValueError("it is no assignment of a value")
+    value, targets = _value(stmt.value, known), stmt.targets if isinstance(stmt, ast.Assign) else [stmt.target]
+    return [p for t in targets for p in _pairs_of(t, value)]
+
+
 def _defaults_of(path: Path) -> dict:
     cells = [c for c in read_notebook(path).cells if tagged(c, "parameters")]
     if not cells:
         raise ValueError(f"{path} is no experiment notebook: it has no cell tagged `parameters`")
-    pairs = {}
-    for stmt in ast.parse(cells[0].source).body:
-        target = getattr(stmt, "target", None) or getattr(stmt, "targets", [None])[0]
-        if isinstance(target, ast.Name) and isinstance(stmt, ast.Assign | ast.AnnAssign) and stmt.value:
-            pairs[target.id] = ast.literal_eval(stmt.value)
+    if len(cells) > 1:
+        raise ValueError(f"{path} must have one cell tagged `parameters`, got {len(cells)}")
+    pairs, text = {}, re.sub(r"^[ \t]*[%!].*$", "", cells[0].source, flags=re.M)  # magics set no parameter
+    try:
+        body = ast.parse(text).body
+    except SyntaxError as e:
+        raise ValueError(f"the cell tagged `parameters` in {path} must be Python, got {e}") from None
+    for stmt in body:
+        try:
+            pairs |= _set_by(stmt, pairs)
+        except Exception as e:
+            raise ValueError(
+                f"the cell tagged `parameters` in {path} must only set values that can be read without running it, got "
+                f"`{ast.unparse(stmt).splitlines()[0]}`: {e}; move it to another cell, or write the value"
+            ) from None
     return pairs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
