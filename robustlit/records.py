@@ -11,6 +11,7 @@ __all__ = ['differing', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 
 # %% ../nbs/evidence/40_records.ipynb #211bbac3
 import ast
 import collections
+import contextlib
 import functools
 import itertools
 import json
@@ -31,7 +32,7 @@ import pyarrow as pa
 from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
-from .experiments import ProfileName, _renamed_to, _size, _text, canonical
+from .experiments import ProfileName, _renamed_to, _size, _source_of, _text, canonical
 from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
@@ -177,7 +178,43 @@ def stale_by(
 def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     causes = _Today(exp, store).stale_by(record)
     more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
-    return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
+    return (
+        f", stale by {', '.join(causes[:3])}{more} (force=True runs it again, on the command line --stale)"
+        if causes
+        else ""
+    )
+
+# %% ../nbs/evidence/40_records.ipynb #3003fa02
+def _written_in(store: Store, name: str, what: str = "source") -> Path | None:
+    "The file in which an experiment that has records was written, or its 'notebook'; None where nobody noted it."
+    try:
+        told = json.loads((store.runs / name / ".home.json").read_text(encoding="utf-8"))
+        return Path(os.path.normpath(store.runs / told[what])) if told.get(what) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _refuse_anothers(exp: Experiment, store: Store):
+    "`ValueError` where the records of this name are those of another file, which is still there."
+    mine, theirs = _source_of(exp), _written_in(store, exp.name)
+    if mine is None or theirs is None or mine == theirs.resolve():
+        return
+    beside = mine.parent == theirs.resolve().parent and mine.suffix != theirs.suffix  # a module and its notebook
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if not beside and f"def {exp.function.__name__}(" in theirs.read_text(encoding="utf-8"):
+            raise ValueError(
+                f"{exp.name} has records of {theirs}, got {mine}: two experiments must not share records; "
+                f"tell them apart, for example by @experiment(group={mine.parent.name!r}, ...)"
+            )
+
+
+def _note_source(exp: Experiment, store: Store):
+    "Leave word whose records these are, before the first is made."
+    files = dict(source=_source_of(exp), notebook=os.environ.get("ROBUSTLIT_NOTEBOOK"))
+    told = {k: os.path.relpath(Path(v).resolve(), store.runs.resolve()) for k, v in files.items() if v}
+    if files["source"] is not None:
+        path, text = store.runs / exp.name / ".home.json", json.dumps(told)
+        write_atomically(path, lambda f: f.write(text.encode()))
 
 # %% ../nbs/evidence/40_records.ipynb #0e82fa02
 def _sets(text: str, kinds: tuple = (ast.stmt,)) -> set:
@@ -228,6 +265,7 @@ def recorded(
     _refuse_lost_parameters(vars(sys.modules["__main__"]).get("In", []))
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
+    _refuse_anothers(exp, store)
     force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
     label = f"{exp.name} {key} ({exp.profile_of(bound)})"
     record = None if force else store.find(exp.name, key)
@@ -235,6 +273,7 @@ def recorded(
         print(f"{label}: reused{_stale_note(record, exp, store)}", flush=True)
     else:
         print(f"{label}: running", flush=True)
+        _note_source(exp, store)
         record = store.write(run_record(fn, bound), force)
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
     rows = exp.rows_now(record.frame())
@@ -548,6 +587,7 @@ def _wanted(exp: Experiment, where: dict) -> dict:
 def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | None, where: dict) -> list:
     "The records asked for, in order, each with the texts of its parameters and its profile."
     wanted, found = _wanted(exp, where), []
+    _refuse_anothers(exp, store)
     version = exp.version if version is None else version
     for r in store.load(exp.name).values():
         if r.about["version"] == version:
