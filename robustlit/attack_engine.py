@@ -271,11 +271,11 @@ def _target_classes(threat, target: Tensor | str) -> Tensor:
     return target
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #b00a9ef7
-def _clean_gradient(threat, loss) -> tuple:
-    "Gradient, logits and loss at the clean images, taken when they are first asked for."
+def _clean_gradient(threat, i: Tensor, loss) -> tuple:
+    "Gradient, logits and loss at the clean images `i`, taken for all when they are first asked for."
     if loss not in threat.kept:
         threat.kept[loss] = threat.oracle.gradient(threat.x, threat.y, loss)
-    return threat.kept[loss]
+    return tuple(v[i] for v in threat.kept[loss])
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #61e84b8e
 class Threat:
@@ -325,9 +325,8 @@ class Threat:
 
     def gradient(self, s: State, loss) -> tuple:
         "Gradient, logits and loss where the state stands."
-        if not (self.share and s.a is s.ball.x and s.target is None):
-            return self.oracle.gradient(s.a, s.y, loss, s.target)
-        return tuple(v[s.i] for v in _clean_gradient(self, loss))
+        kept = self.share and s.a is s.ball.x and s.target is None
+        return _clean_gradient(self, s.i, loss) if kept else self.oracle.gradient(s.a, s.y, loss, s.target)
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #91a115c5
 def _worse(threat: Threat, i: Tensor, new: Tensor, old: Tensor) -> Tensor:

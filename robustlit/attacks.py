@@ -48,7 +48,17 @@ if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
 _all_ = ["TINY", "LOSSES", "STRIDE", "LossName", "Norm", "Radius", "ModelMode", "margin_of", "attack_loss", "Ball"]
-_all_ += ["image_uniform", "random_start", "Oracle", "State", "Attacked", "Threat", "Search", "worst_images", "untouched"]
+_all_ += [
+    "image_uniform",
+    "random_start",
+    "Oracle",
+    "State",
+    "Attacked",
+    "Threat",
+    "Search",
+    "worst_images",
+    "untouched",
+]
 
 # %% ../nbs/robustness/10_attacks.ipynb #a85f1a00
 class PGD:
