@@ -47,6 +47,7 @@ from .intake import AnyImages, AnyLabels, call_model
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
+# %% ../nbs/robustness/10_attacks.ipynb #1535c833
 _all_ = ["TINY", "LOSSES", "STRIDE", "LossName", "Norm", "Radius", "ModelMode", "margin_of", "attack_loss", "Ball"]
 _all_ += [
     "image_uniform",
