@@ -64,17 +64,17 @@ def parse_value(
 # %% ../nbs/evidence/90_sweeps.ipynb #2994b59b
 @checked
 def parse_grid(
-    text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4
+    text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4, and `0:10:5` means 0, 5
 ) -> list:  # The values in order
     "The values of one grid axis."
     values = []
     for part in re.split(r",(?![^\[]*\])", text):
-        if ends := re.fullmatch(r"(-?\d+):(-?\d+)", part.strip()):
-            values += range(int(ends[1]), int(ends[2]))
+        if ends := re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part.strip()):
+            values += range(int(ends[1]), int(ends[2]), int(ends[3] or 1))
         elif part.strip():
             values.append(parse_value(part.strip()))
     if not values:
-        raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5")
+        raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5 or 0:10:2")
     return values
 
 # %% ../nbs/evidence/90_sweeps.ipynb #7480a2b2
