@@ -413,7 +413,7 @@ def _scale(s):
     text = f"attacks with gradients leave {percent_right(white):.1f} %, with logits times {best:g} {percent_right(scaled[best]):.1f} %"
     return fewer_right(white, scaled[best], 5), text
 
-
+# %% ../nbs/robustness/60_masking.ipynb #823b6660
 @_check("cross-entropy alone", "symptom")
 def _entropy_alone(s):
     entropy, margin = _by_entropy(s), _by_margin(s)
