@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 import robustlit
 from .command import _answered
 from .checks import Count, check_int, checked, nearest
-from .digest import _forget
+from .digest import _forget, _texts
 from .execution import Job, execute, read_notebook, tagged
 from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
@@ -220,13 +220,19 @@ def _defaults_of(path: Path) -> dict:
     return pairs
 
 # %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
+def _read_since(module: str, file: str) -> bool:
+    "Whether the file of a module was edited after the module was imported."
+    text = _texts.get(module.partition(".")[0], {}).get(module, ("",))[0]
+    return bool(text) and text != Path(file).read_text(encoding="utf-8")
+
+
 def _imported(module: str, folder: Path):
     "A module that lies in a folder, imported from there and from nowhere else."
     top, last = module.partition(".")[0], getattr(sys.modules.get(module), "__file__", None)
     there = [folder.joinpath(*module.split(".")).with_suffix(".py"), folder / top / "__init__.py", folder / f"{top}.py"]
     if any(f.is_file() for f in there):
         sys.path[:] = [str(folder), *(p for p in sys.path if p != str(folder))]
-        if last is not None and folder not in Path(last).absolute().parents:
+        if last is not None and (folder not in Path(last).absolute().parents or _read_since(module, last)):
             for name in [n for n in sys.modules if n.partition(".")[0] == top]:
                 del sys.modules[name]
             _forget(top)
