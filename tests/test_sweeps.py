@@ -147,7 +147,7 @@ def test_nonsense_is_refused_before_anything_runs(words, complaint, tiny, store,
 
 def test_a_notebook_that_is_no_experiment_is_refused(tmp_path):
     write_notebook(tmp_path / "a.ipynb", CELLS[1:])
-    with pytest.raises(ValueError, match="it has no `#| default_exp`"):
+    with pytest.raises(ValueError, match="or define one function under `@experiment`, got none"):
         open_notebook(str(tmp_path / "a.ipynb"))
     write_notebook(tmp_path / "b.ipynb", CELLS[:2])
     with pytest.raises(ValueError, match="no cell tagged `parameters`"):
