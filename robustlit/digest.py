@@ -1242,9 +1242,9 @@ def remember(
     if top in _texts or top == "__main__":
         return
     _texts[top] = {}
-    for name in _listed(top):
+    for name in _listed(top) or [top]:
         file = typing.cast(Path, _file_of(name))
-        with contextlib.suppress(OSError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, UnicodeDecodeError, AttributeError):
             _texts[top][name] = file.read_text(encoding="utf-8"), file.name == "__init__.py"
 
 

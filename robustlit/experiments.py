@@ -274,6 +274,8 @@ def _source_of(exp) -> Path | None:
     if fn.__module__.startswith("robustlit."):
         return None
     there = fn.__globals__
+    if "__notebook__" in there:
+        return Path(there["__notebook__"]).resolve()
     told = [os.environ.get("ROBUSTLIT_NOTEBOOK"), there.get("__vsc_ipynb_file__"), os.environ.get("JPY_SESSION_NAME")]
     found = told if "In" in there else [there.get("__file__")]
     return next((Path(f).resolve() for f in found if f and Path(f).is_file()), None)

@@ -162,7 +162,8 @@ def _differing(today: _Today, record: Record) -> list:
     for _ in range(len(steps) + 1):
         then = today.told["definitions"].get(digest, then)
         digest = steps.get(digest, digest)
-    return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
+    now = {re.sub(r"^\w+_notebook\.", "__main__.", k): v for k, v in definitions(today.exp.function).items()}
+    return differing(then, now) or [_unknown] if then else [_unknown]
 
 # %% ../nbs/evidence/40_records.ipynb #b1342659
 @checked
@@ -273,8 +274,9 @@ def recorded(
         print(f"{label}: reused{_stale_note(record, exp, store)}", flush=True)
     else:
         print(f"{label}: running", flush=True)
+        record = run_record(fn, bound)
         _note_source(exp, store)
-        record = store.write(run_record(fn, bound), force)
+        record = store.write(record, force)
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
     rows = exp.rows_now(record.frame())
     rows.attrs.update(experiment=exp.name, key=key)

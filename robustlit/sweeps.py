@@ -25,6 +25,7 @@ import re
 import signal
 import statistics
 import sys
+import tempfile
 import threading
 import typing
 import warnings
@@ -41,7 +42,7 @@ from tqdm.auto import tqdm
 import robustlit
 from .command import _answered
 from .checks import Count, check_int, checked, nearest
-from .digest import _forget
+from .digest import _forget, _texts
 from .execution import Job, execute, read_notebook, tagged
 from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
@@ -158,11 +159,10 @@ class ExperimentNotebook:
 
 # %% ../nbs/evidence/90_sweeps.ipynb #e3c7b9fc
 def _module_of(path: Path) -> str:
+    "What the notebook exports to; empty for one that exports nothing."
     text = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
     found = re.search(r"^#\|\s*default_exp\s+(\S+)", text, re.M)
-    if not found:
-        raise ValueError(f"{path} is no experiment notebook: it has no `#| default_exp`")
-    return found[1]
+    return found[1] if found else ""
 
 # %% ../nbs/evidence/90_sweeps.ipynb #736d2653
 _KNOWN = dict(list=list, dict=dict, tuple=tuple, range=range, float=float, int=int, str=str, bool=bool, round=round)
@@ -219,21 +219,76 @@ def _defaults_of(path: Path) -> dict:
             ) from None
     return pairs
 
-# %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa01
+def _read_since(module: str, file: str) -> bool:
+    "Whether the file of a module was edited after the module was imported."
+    text = _texts.get(module.partition(".")[0], {}).get(module, ("",))[0]
+    return bool(text) and text != Path(file).read_text(encoding="utf-8")
+
+
 def _imported(module: str, folder: Path):
     "A module that lies in a folder, imported from there and from nowhere else."
     top, last = module.partition(".")[0], getattr(sys.modules.get(module), "__file__", None)
     there = [folder.joinpath(*module.split(".")).with_suffix(".py"), folder / top / "__init__.py", folder / f"{top}.py"]
     if any(f.is_file() for f in there):
         sys.path[:] = [str(folder), *(p for p in sys.path if p != str(folder))]
-        if last is not None and folder not in Path(last).absolute().parents:
+        if last is not None and (folder not in Path(last).absolute().parents or _read_since(module, last)):
             for name in [n for n in sys.modules if n.partition(".")[0] == top]:
                 del sys.modules[name]
             _forget(top)
         importlib.invalidate_caches()
     return importlib.import_module(module)
 
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa04
+_DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
 
+
+def _is_experiment(stmt: ast.stmt) -> bool:
+    decorators = stmt.decorator_list if isinstance(stmt, ast.FunctionDef) else []
+    return any(
+        isinstance(n, ast.Name | ast.Attribute) and "experiment" in ast.unparse(n).split(".")
+        for d in decorators
+        for n in ast.walk(d)
+    )
+
+
+def _definitions_in(path: Path) -> tuple:
+    "Name of the experiment that is defined in a notebook, and the text of what it may need; `ValueError` if it is not one."
+    kept, names = [], []
+    for c in read_notebook(path).cells:
+        if c.cell_type == "code" and not tagged(c, "parameters") and not c.source.startswith("%%"):
+            with contextlib.suppress(SyntaxError):
+                body = ast.parse(re.sub(r"^[ \t]*[%!].*$", "", c.source, flags=re.M)).body
+                kept += [s for s in body if isinstance(s, _DEFINES if names else _DEFINES | ast.Assign | ast.AnnAssign)]
+                names += [s.name for s in body if isinstance(s, ast.FunctionDef) and _is_experiment(s)]
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} is no experiment notebook: it must import its function from the module that `#| default_exp` names, "
+            f"or define one function under `@experiment`, got {', '.join(names) or 'none'}"
+        )
+    return names[0], "\n\n".join(map(ast.unparse, kept)) + "\n"
+
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa06
+_made = {}
+
+
+def _from_notebook(path: Path) -> Experiment:
+    "The experiment that is defined in a notebook, in a module made of its cells."
+    name, text = _definitions_in(path)
+    if _made.get(path, ("",))[0] != text:
+        folder = _made[path][1] if path in _made else tempfile.TemporaryDirectory(prefix="robustlit-")
+        home = f"{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}_notebook"
+        Path(folder.name, f"{home}.py").write_text(text, encoding="utf-8")
+        sys.path.append(str(path.parent)) if str(path.parent) not in sys.path else None
+        found = getattr(_imported(home, Path(folder.name)), name)
+        found.function.__globals__["__notebook__"] = str(path)
+        exported = _module_of(path).split(".")
+        if len(exported) > 1 and exported[-1] == name:
+            found = dataclasses.replace(found, paper=exported[-2], id="")
+        _made[path] = text, folder, found
+    return _made[path][2]
+
+# %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
 @checked
 def open_notebook(
     which: str,  # A path or a name
@@ -241,11 +296,13 @@ def open_notebook(
     "The notebook with its experiment and parameters; `ValueError` if it is no experiment's."
     path = find_notebook(which)
     module, defaults = _module_of(path), _defaults_of(path)
-    name = module.rpartition(".")[2]
-    if notebook_folder() in path.parents:
-        found = importlib.import_module(f"robustlit.{module}")
-    else:
-        found = _imported(module, path.parent)
+    name, beside = module.rpartition(".")[2], path.parent.joinpath(*module.split(".")).with_suffix(".py")
+    if not module or not (
+        notebook_folder() in path.parents or beside.is_file() or importlib.util.find_spec(module.partition(".")[0])
+    ):
+        return ExperimentNotebook(path, _from_notebook(path), defaults)
+    inside = notebook_folder() in path.parents
+    found = importlib.import_module(f"robustlit.{module}") if inside else _imported(module, path.parent)
     function = getattr(found, name, None)
     if not isinstance(function, Experiment):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
@@ -306,8 +363,9 @@ def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, for
     )
     env |= dict(ROBUSTLIT_FORCE=run.key) if force else {}
     if not notebook.experiment.function.__module__.startswith("robustlit."):
-        before = os.environ.get("PYTHONPATH")
-        env["PYTHONPATH"] = os.pathsep.join([str(notebook.path.parent), *([before] if before else [])])
+        before = [str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+        env["PYTHONPATH"] = os.pathsep.join([str(notebook.path.parent), *before, str(Path.cwd())])
+        options |= dict(folder=str(notebook.path.parent))
     executed = store.runs / notebook.experiment.name / "notebooks" / f"{run.key}.ipynb"
     return Job(str(notebook.path), str(executed), run.parameters, env, **options)
 

@@ -16,6 +16,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from robustlit.command import main
+from robustlit.digest import code_digest
 from robustlit.execution import own_kernel
 from robustlit.records import Store, _refuse_lost_parameters, read_records, records
 from robustlit.sweeps import (
@@ -146,7 +147,7 @@ def test_nonsense_is_refused_before_anything_runs(words, complaint, tiny, store,
 
 def test_a_notebook_that_is_no_experiment_is_refused(tmp_path):
     write_notebook(tmp_path / "a.ipynb", CELLS[1:])
-    with pytest.raises(ValueError, match="it has no `#| default_exp`"):
+    with pytest.raises(ValueError, match="or define one function under `@experiment`, got none"):
         open_notebook(str(tmp_path / "a.ipynb"))
     write_notebook(tmp_path / "b.ipynb", CELLS[:2])
     with pytest.raises(ValueError, match="no cell tagged `parameters`"):
@@ -346,6 +347,86 @@ def test_run_shows_its_report_and_force_runs_again(tiny, store, tmp_path, capsys
     assert main([*words, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
     assert main([*words, "--force"]) == 0 and "sum 30" in capsys.readouterr().out
     assert [seed for seed, _ in started(tmp_path)] == [0, 0] and len(store.run_paths("local/tiny")) == 2
+
+
+# Whose records they are, and of which code
+
+
+@pytest.fixture
+def own(tmp_path):
+    "Makes a folder with the notebook and its module, changed by replacing one text by another."
+
+    def make(folder, old="level * i", new="level * i"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "tiny.py").write_text(MODULE.replace(old, new))
+        write_notebook(tmp_path / folder / "10_tiny.ipynb", CELLS)
+        return str(tmp_path / folder / "10_tiny.ipynb")
+
+    return make
+
+
+def test_two_notebooks_of_one_name_do_not_share_records(own, store, capsys, tmp_path):
+    a, b = own("a"), own("b", new="100 + i")
+    assert main(["run", a]) == 0 and main(["run", b]) == 2
+    said = capsys.readouterr().err
+    assert f"local/tiny has records of {tmp_path}/a/tiny.py, got {tmp_path}/b/tiny.py" in said and "group='b'" in said
+    assert main(["sweep", b, "-g", "seed", "0:2", "--dry-run"]) == 2
+    with pytest.raises(ValueError, match="must not share records"):
+        records(open_notebook(b).experiment)
+    assert records(open_notebook(a).experiment).y.tolist() == [0, 1] and len(started(tmp_path)) == 1
+    own("b", "@experiment(", "@experiment(group='b', ")
+    assert main(["run", b, "--dry-run"]) == 0 and "b/tiny defaults: no record yet" in capsys.readouterr().out
+
+
+def test_a_notebook_that_moved_keeps_its_records(own, tmp_path, capsys):
+    assert main(["run", own("a")]) == 0
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    moved = str(tmp_path / "elsewhere" / "10_tiny.ipynb")
+    assert main(["run", moved, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
+    own("a", "def tiny(", "def other(")  # another file where it was
+    assert main(["run", moved, "--dry-run"]) == 0
+
+
+def test_an_edit_is_said_by_every_command_and_stale_runs_again(own, store, capsys, tmp_path):
+    a = own("a")
+    grid = ["sweep", a, "-g", "level", "1,2", "--jobs", "2"]
+    assert main(grid) == 0
+    own("a", new="7 + i")
+    capsys.readouterr()
+    assert main([*grid, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs, 2 have a record (2 of them stale by tiny.tiny), 0 to run" in out
+    assert len(re.findall("has a record, stale by tiny.tiny$", out, re.M)) == 2
+    assert (
+        main(grid) == 0
+        and "nothing to run; 2 of the records are stale, --stale runs them again" in capsys.readouterr().out
+    )
+    assert main(["run", a, "-p", "level", "2", "--dry-run"]) == 0
+    assert "stale by tiny.tiny (--stale runs it again)" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        re.search(r"local/tiny +smoke +2 +2 +by tiny.tiny", out) and "2 records are stale: `robustlit run` and" in out
+    )
+    assert (
+        main([*grid, "-p", "seed", "5", "--stale", "--dry-run"]) == 0
+        and "0 have a record, 2 to run" in capsys.readouterr().out
+    )
+
+    assert len(started(tmp_path)) == 2
+    assert main(["sweep", "tiny", "-g", "level", "2,3", "--stale", "--jobs", "2"]) == 0  # by its name, too
+    assert "2 of 2 runs recorded" in capsys.readouterr().out and len(started(tmp_path)) == 4
+    found = records(open_notebook(a).experiment)
+    assert found[found.level == 2].y.tolist() == [7, 8] and not found[found.level == 2].stale.any()
+    assert found[found.level == 1].stale.all()
+
+
+def test_a_module_of_one_file_is_digested_as_it_was_imported(own):
+    exp = open_notebook(own("c")).experiment
+    before = code_digest(exp.function, loaded=True)
+    own("c", new="9 + i")
+    assert code_digest(exp.function, loaded=True) == before
+    assert code_digest(open_notebook(own("c", new="9 + i")).experiment.function, loaded=True) != before
 
 
 # What is stopped
