@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'SMALL', 'MARKS', 'MAX_SPLITS', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict',
-           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'moved_claims']
+           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'both_sizes', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -523,6 +523,25 @@ def verdicts(
         amended = ["" if "condition" in columns or not c.amended else f", amended: {c.amended}" for c in asked]
         table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
     return Markdown(ledger_markdown(table))
+
+# %% ../nbs/evidence/60_claims.ipynb #a0bb1dfd
+@checked
+def both_sizes(
+    paper: str | None = None,  # Only the claims of one paper
+    store: Store | None = None,  # Where the records lie; by default the project's
+    source: Callable | None = None,  # Instead of a store, as for `verdict`
+) -> pd.DataFrame:  # claim, statement, published, at cpu size, at the paper's size
+    "Claims that were judged at the cpu profile and at the paper's: numbers and verdicts side by side."
+    here, rows = source or _from(store), []
+    small = lambda name, profile, where: here(name, profile, where) if profile == "cpu" else pd.DataFrame()
+    for c in known_claims(paper):
+        both = {v.scale: v for v in (verdict(c, source=small), verdict(c, source=here))}
+        if {"cpu", "paper"} <= both.keys():
+            told = {size: f"{v.ours}: {v.marked}" for size, v in both.items()}
+            row = dict(claim=c.id, statement=c.statement, published=_published(c.published))
+            rows.append(row | {"at cpu size": told["cpu"], "at the paper's size": told["paper"]})
+    columns = ["claim", "statement", "published", "at cpu size", "at the paper's size"]
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

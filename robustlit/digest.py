@@ -1247,6 +1247,11 @@ def remember(
         with contextlib.suppress(OSError, UnicodeDecodeError):
             _texts[top][name] = file.read_text(encoding="utf-8"), file.name == "__init__.py"
 
+
+def _forget(top: str):
+    "Read a top-level package anew, because another of that name takes its place."
+    _texts.pop(top, None)
+
 # %% ../nbs/evidence/00_digest.ipynb #0097ae6e
 def _module_at(name: str, loaded: bool) -> _Module | None:
     "A module's contents, parsed once for each text."

@@ -244,6 +244,7 @@ PLANTED += [planted.normalised_outside]
 
 CALLS = {
     statistics.t_interval: dict(values=[1.0, 2.0], confidence=0.9),
+    statistics.prediction_interval: dict(values=[1.0, 2.0, 4.0], runs=3, around=2.0, confidence=0.9),
     statistics.paired_difference: dict(a=[1.0, 2.0], b=[0.0, 1.5], confidence=0.9),
     statistics.bootstrap_interval: dict(a=[1.0, 2.0], b=[0.0, 1.5], resamples=100, confidence=0.9, seed=1),
     statistics.equivalence: dict(a=[1.0, 2.0], b=[0.0, 1.5], margin=3.0, confidence=0.9),
@@ -392,6 +393,7 @@ CALLS = {
     claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame(), flips=True),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
     claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
+    claims.both_sizes: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
     claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),
     calibration.attacked_ratio: dict(models=[CONV], x=X, y=SEEN_BY_CONV, eps=0.1, attack="fgsm", seed=0),
     calibration.Calibration: dict(eps=0.1, ratio=0.5, clean=90.0, attacked=45.0, tried=pd.DataFrame()),

@@ -11,11 +11,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from robustlit.command import main
-from robustlit.records import Store, read_records, records
+from robustlit.execution import own_kernel
+from robustlit.records import Store, _refuse_lost_parameters, read_records, records
 from robustlit.sweeps import (
+    _defaults_of,
     _duration,
     _expected,
     find_notebook,
@@ -147,6 +151,109 @@ def test_a_notebook_that_is_no_experiment_is_refused(tmp_path):
     write_notebook(tmp_path / "b.ipynb", CELLS[:2])
     with pytest.raises(ValueError, match="no cell tagged `parameters`"):
         open_notebook(str(tmp_path / "b.ipynb"))
+
+
+def defaults(tmp_path, text):
+    "What the cell of the parameters gives."
+    write_notebook(tmp_path / "a.ipynb", [CELLS[0], (text, "parameters")])
+    return _defaults_of(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("level, seed = 2.5, 3", dict(level=2.5, seed=3)),
+        ("(a, b), c = [1, 2], None", dict(a=1, b=2, c=None)),
+        ("a = b = 'x'", dict(a="x", b="x")),
+        ("eps: float = 8 / 255", dict(eps=8 / 255)),
+        ("n = 2**3\nwide = [n] * 2\nlow = -n", dict(n=8, wide=[8, 8], low=-8)),
+        ("seeds = list(range(3))\nmore = dict(a=1)", dict(seeds=[0, 1, 2], more=dict(a=1))),
+        ("size = 3 if True else 4", dict(size=3)),
+        ("'A text.'\n%matplotlib inline\n!ls\nimport math\nprint(1)\nx = 1", dict(x=1)),
+    ],
+)
+def test_what_the_parameters_cell_sets_is_understood(text, value, tmp_path):
+    assert defaults(tmp_path, text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import math\nlevel = math.sqrt(2)",
+        "level = 1\nlevel += 1",
+        "if True:\n    level = 1",
+        "for level in range(3):\n    pass",
+        "level: float",
+        "a, *b = 1, 2, 3",
+        "a, b = 1, 2, 3",
+        "a, b = 3",
+        "d = {}\nd['level'] = 1",
+        "print(level := 1)",
+        "level = open('/etc/hostname').read()",
+        "level = __import__('os').getpid()",
+        "level = unknown",
+        "level = 1 / 0",
+        "level = [i for i in range(3)]",
+        "with open('x') as level:\n    pass",
+        "def level():\n    pass",
+        "level = = 1",
+    ],
+)
+def test_what_the_parameters_cell_does_besides_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="the cell tagged `parameters` in .*a.ipynb must"):
+        defaults(tmp_path, text)
+
+
+def test_two_parameters_cells_are_refused(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", [CELLS[0], ("a = 1", "parameters"), ("b = 1", "parameters")])
+    with pytest.raises(ValueError, match="must have one cell tagged `parameters`, got 2"):
+        _defaults_of(tmp_path / "a.ipynb")
+
+
+def by_papermill(home, tmp_path, cells=CELLS, **parameters):
+    "A notebook executed by papermill alone; returns the error that stopped it, or None."
+    write_notebook(tmp_path / "tiny.ipynb", cells)
+    env = dict(PYTHONPATH=os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]), OMP_NUM_THREADS="1")
+    with own_kernel(env):
+        try:
+            papermill.execute_notebook(
+                str(tmp_path / "tiny.ipynb"), str(tmp_path / "out.ipynb"), parameters, progress_bar=False
+            )
+        except PapermillExecutionError as e:
+            return f"{e.ename}: {e.evalue}"
+
+
+def test_papermill_alone_cannot_record_the_defaults_under_a_misspelt_name(home, store, tmp_path):
+    cells = [c for c in CELLS if not c[0].startswith("#| eval")]
+    said = by_papermill(home, tmp_path, cells, levl=3)
+    assert said.startswith(
+        "TypeError: `levl` was set by papermill, but is no parameter of this notebook: did you mean 'level'"
+    )
+    assert not store.runs.exists() and not started(tmp_path)
+    assert by_papermill(home, tmp_path, cells, level=3, seed=0) is None
+    assert records("local/tiny", store=store).y.tolist() == [0, 3]
+
+
+def test_papermill_without_a_cell_of_parameters_is_noticed(home, store, tmp_path):
+    cells = [(text, None) for text, _ in CELLS if not text.startswith("#| eval")]
+    said = by_papermill(home, tmp_path, cells, level=3)
+    assert said.startswith("ValueError: `level` was set by papermill and again later: tag that cell `parameters`")
+    assert not started(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ran",
+    [
+        ["", "import numpy", "# Parameters\nlevel = 1", "rows = 1"],
+        ["", "data = 'x'", "# Parameters\nlevel: float = 1"],
+        ["", "data = 'x'", "# Parameters\n# of the run\nlevel = 1"],
+        ["", "a, b = 1, 2", "# Parameters\nb = 3\n"],
+        ["", "a = 1", "# Parameters\na = 3\n", "a = 4", "!ls", "x ="],
+        [],
+    ],
+)
+def test_cells_that_papermill_did_not_write_are_left_alone(ran):
+    _refuse_lost_parameters(ran)
 
 
 def test_usage_errors_and_version():
