@@ -8,8 +8,8 @@ Docs: https://robustlit.github.io/robustlit/robustness/attacks.html.md"""
 __all__ = ['HALVINGS', 'CHUNK', 'ATTACKS', 'THREAT', 'SYNONYMS', 'NEAREST', 'AttackName', 'PGD', 'FGSM', 'BIM', 'MIM',
            'apgd_checkpoints', 'AdaptiveStep', 'APGD', 'Square', 'RandomSign', 'UniformNoise', 'MeanLogits', 'Transfer',
            'AutoAttack', 'make_attack', 'attack_images', 'attack_curve', 'accuracy_by_eps', 'TINY', 'LOSSES', 'STRIDE',
-           'LossName', 'Norm', 'Radius', 'ModelMode', 'margin_of', 'attack_loss', 'Ball', 'image_uniform',
-           'random_start', 'Oracle', 'State', 'Attacked', 'Threat', 'Search', 'worst_images', 'untouched']
+           'LossName', 'Norm', 'Radius', 'margin_of', 'attack_loss', 'Ball', 'image_uniform', 'random_start', 'Oracle',
+           'State', 'Attacked', 'Threat', 'Search', 'worst_images', 'ModelMode', 'untouched']
 
 # %% ../nbs/robustness/10_attacks.ipynb #10a6cdea
 import copy
@@ -48,18 +48,8 @@ if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/10_attacks.ipynb #1535c833
-_all_ = ["TINY", "LOSSES", "STRIDE", "LossName", "Norm", "Radius", "ModelMode", "margin_of", "attack_loss", "Ball"]
-_all_ += [
-    "image_uniform",
-    "random_start",
-    "Oracle",
-    "State",
-    "Attacked",
-    "Threat",
-    "Search",
-    "worst_images",
-    "untouched",
-]
+_all_ = ["TINY", "LOSSES", "STRIDE", "LossName", "Norm", "Radius", "margin_of", "attack_loss", "Ball", "image_uniform"]
+_all_ += ["random_start", "Oracle", "State", "Attacked", "Threat", "Search", "worst_images", "ModelMode", "untouched"]
 
 # %% ../nbs/robustness/10_attacks.ipynb #a85f1a00
 class PGD:
