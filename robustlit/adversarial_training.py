@@ -184,6 +184,7 @@ class OverfittingMonitor(Callback):
         steps: Count = 10,  # Of that PGD, a quarter of `eps` each
     ):
         self.eps, self.on_collapse, self.gap, self.rows = float(eps), on_collapse, float(gap), []
+        self.x = self.y = torch.zeros(0)
         self.attacks = dict(fgsm=make_attack("fgsm")[0], pgd=PGD(steps, relative_step=0.25))
 
     def before_fit(self, learn):
@@ -193,16 +194,18 @@ class OverfittingMonitor(Callback):
             )
 
     def before_epoch(self, learn):
-        self.batch, self.before = None, copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
+        self.x, self.before = torch.zeros(0), copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
 
     def before_batch(self, learn):
-        if self.batch is None:
-            self.batch = learn.xb, learn.yb
+        if not len(self.x):
+            self.x, self.y = learn.xb, learn.yb
 
     def after_epoch(self, learn):
-        (x, y), row = self.batch, dict(epoch=learn.epoch)
+        row = dict(epoch=learn.epoch)
         for name, attack in self.attacks.items():
-            found = attack_images(learn.model, x, y, self.eps, attack, generator=torch.Generator().manual_seed(0))
+            found = attack_images(
+                learn.model, self.x, self.y, self.eps, attack, generator=torch.Generator().manual_seed(0)
+            )
             row[name] = 100 * float(found.correct.double().mean())
         row["collapsed"] = row["pgd"] < row["fgsm"] / 2 and row["fgsm"] - row["pgd"] >= self.gap
         self.rows.append(row)
@@ -307,11 +310,11 @@ class FreeTraining(Paced):
         relative_step: NotNegative = 1.0,  # Length of a step of the perturbation, as a share of `eps`
     ):
         self.eps, self.step_size = float(eps), float(relative_step * eps)
-        self.delta: Tensor | None = None
+        self.delta = torch.zeros(0)
 
     def before_fit(self, learn):
         super().before_fit(learn)
-        self.delta = None
+        self.delta = torch.zeros(0)
         if getattr(learn.batches, "replays", 1) < 2:
             raise ValueError("`batches` must be replayed for free training: fit(epochs, Replayed(batches, 8))")
 
@@ -319,13 +322,12 @@ class FreeTraining(Paced):
         super().before_batch(learn)
         with self.named(learn):
             self.look(learn)
-        old = learn.xb[:0] if self.delta is None else self.delta.to(learn.xb)
+        old = self.delta.to(learn.xb) if len(self.delta) else learn.xb[:0]
         self.delta = torch.cat([old, torch.zeros_like(learn.xb[len(old) :])])
         learn.xb = (learn.xb + self.delta[: len(learn.xb)]).clamp(0, 1).requires_grad_()
 
     def after_backward(self, learn):
         "The perturbation takes its step, by the gradient that the weights use too."
-        assert self.delta is not None
         self.delta[: len(learn.xb)].add_(learn.xb.grad.sign(), alpha=self.step_size).clamp_(-self.eps, self.eps)
 
     def state_dict(self) -> dict:
