@@ -20,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 import robustlit
 from robustlit import (
+    adversarial_training,
     attacks,
     claims,
     command,
@@ -686,6 +687,16 @@ CALLS = {
     training.save_atomically: dict(state=dict(a=1), path="made.pt"),
     training.set_random_state: dict(state=training.random_state()),
     training.Checkpoint: dict(path="made.pt", every=2),
+    adversarial_training.LearningRate: dict(shape="late"),
+    adversarial_training.AdversarialTraining: dict(eps=0.1, attack="pgd", warmup=0.5, mode="eval"),
+    adversarial_training.OverfittingMonitor: dict(eps=0.1, on_collapse="stop", gap=20.0, steps=3),
+    adversarial_training.FastTraining: dict(eps=0.1, relative_step=1.25, random_start=True, on_collapse="stop")
+    | dict(warmup=0.5, mode="eval"),
+    adversarial_training.Replayed: dict(batches=[(X, Y)], replays=2),
+    adversarial_training.FreeTraining: dict(eps=0.1, relative_step=1.0),
+    adversarial_training.Trades: dict(eps=0.1, beta=6.0, steps=3, relative_step=0.5, warmup=0.5, mode="eval"),
+    adversarial_training.GradientRegularisation: dict(weight=1.0),
+    adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
     conversion.forward_rectified: dict(stages=STAGES, x=X),
