@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
+from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from ..checks import Count, Eps, NotNegative, above, at_least, check_images, check_labels, checked, one_of
@@ -336,6 +337,7 @@ def _no_trace(model: nn.Module):
 
 def _check_twice(model: nn.Module, x: Tensor, y: Tensor):
     "`ValueError` that names the layers which torch cannot differentiate twice."
+    input_gradients(model, x, y, graph=False)  # what fails once has an error of its own
     try:
         with _still(model):
             _steeper(model, x, y, None)
@@ -356,7 +358,8 @@ def _looked_at(model: nn.Module, x: Tensor, y: Tensor, exact: bool) -> tuple:
         check_labels(y, len(x), first.shape[1], "batches")
         for m in (model.members if isinstance(model, Ensemble) else [model]) if exact else ():
             _check_twice(m, x, y)
-    return first.shape[1], not torch.equal(first, second)
+    drops = any(isinstance(m, _DropoutNd) and m.training and m.p for m in model.modules())
+    return first.shape[1], drops or not torch.equal(first, second)
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #050475d8
 @checked
@@ -499,16 +502,18 @@ class _Penalty(Callback):
 
     def join(self, learn, base: Tensor, terms: dict):
         "The weighted sum becomes the batch's loss; `FloatingPointError` for a term that is not finite."
-        for name, term in dict(cross_entropy=base, **terms).items():
-            if not term.isfinite():
+        weighted = dict(cross_entropy=base) | {k: self.weights[k] * v for k, v in terms.items()}
+        for name, value in weighted.items():
+            if not value.isfinite():
                 for b, was in self.buffers:
                     b.data.copy_(was)
-                where = f"at step {self.step} of epoch {learn.epoch + 1}: the term `{name}` is {term.item()}"
+                where = f"at step {self.step} of epoch {learn.epoch + 1}: the term `{name}` is {value.item()}"
                 do = "take a smaller learning rate, or a smaller weight of the terms"
                 raise FloatingPointError(f"training stopped {where}; this step was not made; {do}")
+        for name, term in dict(terms, cross_entropy=base).items():
             self.sums[name] = self.sums.get(name, 0.0) + term.detach() * len(learn.yb)
         self.images += len(learn.yb)
-        learn.loss = base + sum(self.weights[k] * v for k, v in terms.items())
+        learn.loss = sum(weighted.values())
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #ac68c0fb
 class _Recorded(_Penalty):
