@@ -133,6 +133,7 @@ class AdversarialTraining(Paced):
         made, rules = make_attack(attack, **usual | options)
         self.attack, self.rules = copy.copy(made), dict(early_stop=False) | rules
         self.eps, self.warmup, self.mode = float(eps), float(warmup), mode
+        self.now = self.eps
 
     def radius(self, learn) -> float:
         "How far the images of this batch may move."
@@ -140,7 +141,8 @@ class AdversarialTraining(Paced):
 
     def attacked(self, learn, x: Tensor, y: Tensor) -> Tensor:
         "The worst images around `x`."
-        return attack_images(learn.model, x, y, self.radius(learn), self.attack, mode=self.mode, **self.rules).x
+        self.now = self.radius(learn)
+        return attack_images(learn.model, x, y, self.now, self.attack, mode=self.mode, **self.rules).x
 
     def halve(self) -> str:
         "Let the attack take steps half as long; says how long they are now."
@@ -171,20 +173,21 @@ _Points = Annotated[float, between(0, 100)]
 
 
 class OverfittingMonitor(Callback):
-    "PGD beside FGSM on the first batch of each epoch; where PGD alone breaks it, go back one epoch, and stop or halve the step."
+    "PGD beside FGSM on the first images of each epoch; where PGD alone breaks it, go back one epoch, and stop or halve the step."
 
     order = 10
 
     @checked
     def __init__(
         self,
-        eps: Eps,  # Radius of that PGD, in pixel units
+        eps: Eps,  # Radius of that PGD, in pixel units; no more than training has reached
         on_collapse: _OnCollapse = "stop",  # "stop", "halve" or "go_on"
         gap: _Points = 20.0,  # Points by which PGD must be below FGSM, beside being below its half
         steps: Count = 10,  # Of that PGD, a quarter of `eps` each
+        images: Count = 100,  # How many are looked at, the first of each epoch
     ):
         self.eps, self.on_collapse, self.gap, self.rows = float(eps), on_collapse, float(gap), []
-        self.x = self.y = torch.zeros(0)
+        self.images, self.seen = images, []
         self.attacks = dict(fgsm=make_attack("fgsm")[0], pgd=PGD(steps, relative_step=0.25))
 
     def before_fit(self, learn):
@@ -194,23 +197,25 @@ class OverfittingMonitor(Callback):
             )
 
     def before_epoch(self, learn):
-        self.x, self.before = torch.zeros(0), copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
+        self.seen, self.before = [], copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
 
     def before_batch(self, learn):
-        if not len(self.x):
-            self.x, self.y = learn.xb, learn.yb
+        if sum(len(x) for x, _ in self.seen) < self.images:
+            self.seen.append((learn.xb, learn.yb))
 
     def after_epoch(self, learn):
-        row = dict(epoch=learn.epoch)
+        x, y = (torch.cat(parts)[: self.images] for parts in zip(*self.seen))
+        radii = [cb.now for cb in learn.callbacks if isinstance(cb, AdversarialTraining)]
+        row = dict(epoch=learn.epoch, eps=min([self.eps, *radii]))
         for name, attack in self.attacks.items():
-            found = attack_images(
-                learn.model, self.x, self.y, self.eps, attack, generator=torch.Generator().manual_seed(0)
-            )
+            found = attack_images(learn.model, x, y, row["eps"], attack, generator=torch.Generator().manual_seed(0))
             row[name] = 100 * float(found.correct.double().mean())
         row["collapsed"] = row["pgd"] < row["fgsm"] / 2 and row["fgsm"] - row["pgd"] >= self.gap
         self.rows.append(row)
         if row["collapsed"]:
-            self._collapsed(learn, f"on a training batch FGSM leaves {row['fgsm']:.0f} % and PGD {row['pgd']:.0f} %")
+            self._collapsed(
+                learn, f"of {len(x)} training images FGSM leaves {row['fgsm']:.0f} % and PGD {row['pgd']:.0f} %"
+            )
 
     def _collapsed(self, learn, what):
         done = "training goes on as it is"
@@ -230,7 +235,7 @@ class OverfittingMonitor(Callback):
         "A row an epoch: accuracy under FGSM and PGD (percent), and whether that was a collapse."
         import pandas as pd
 
-        return pd.DataFrame(self.rows, columns=["epoch", "fgsm", "pgd", "collapsed"])
+        return pd.DataFrame(self.rows, columns=["epoch", "eps", "fgsm", "pgd", "collapsed"])
 
     def state_dict(self) -> dict:
         return dict(rows=self.rows)
