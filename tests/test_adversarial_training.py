@@ -21,7 +21,10 @@ from robustlit.adversarial_training import (
 )
 from robustlit.attacks import PGD, attack_images
 from robustlit.data import Batches, as_images, load
+from robustlit.dropen.adversarial_training import MagnitudeTraining, attack_radius, report_rate, training_size
+from robustlit.dropen.gradient_penalties import input_gradients
 from robustlit.training import Callback, Checkpoint, Learner, StopFit, set_seed
+from robustlit.zoo import find_network, load_network
 
 DIGITS = load("digits")
 X, Y = as_images(DIGITS.x_train[:40]), DIGITS.y_train[:40]
@@ -391,6 +394,24 @@ def test_the_monitor_halves_the_step_or_only_warns():
     assert said and "training goes on as it is" in said[0]
 
 
+def test_the_monitor_stays_within_the_radius_that_training_has_reached():
+    _, fast, _ = watched(0.2, epochs=4, warmup=1.0)
+    assert [r["eps"] for r in fast.monitor.rows] == pytest.approx([0.05, 0.1, 0.15, 0.2], abs=0.002)
+
+
+def test_the_monitor_looks_at_a_hundred_images_whatever_the_batches():
+    counted = []
+
+    class Count(OverfittingMonitor):
+        def after_epoch(self, learn):
+            super().after_epoch(learn)
+            counted.append([len(x) for x, _ in self.seen])
+
+    fitted(Count(0.1), epochs=1)
+    fitted(Count(0.1, images=30), epochs=1)
+    assert counted == [[40, 40, 40], [40]]
+
+
 def test_halved_steps_and_the_table_survive_a_checkpoint(tmp_path):
     fast = FastTraining(0.2)
     fast.halve()
@@ -405,7 +426,7 @@ def test_halved_steps_and_the_table_survive_a_checkpoint(tmp_path):
 def test_the_monitor_stands_beside_other_trainings():
     monitor = OverfittingMonitor(0.1, "halve", steps=3)
     fitted(AdversarialTraining(0.1, steps=2), monitor)
-    assert monitor.frame.columns.tolist() == ["epoch", "fgsm", "pgd", "collapsed"] and len(monitor.frame) == 2
+    assert monitor.frame.columns.tolist() == ["epoch", "eps", "fgsm", "pgd", "collapsed"] and len(monitor.frame) == 2
     with pytest.raises(ValueError, match="`on_collapse` 'halve' needs an AdversarialTraining"):
         fitted(OverfittingMonitor(0.1, "halve"))
     with pytest.raises(ValueError, match="no step that could be halved"):
@@ -440,7 +461,12 @@ def test_steps_below_one_and_unknown_options_are_refused():
 
 
 BAD = {
-    "probabilities": (lambda: nn.Sequential(network(), nn.Softmax(1)), X, Y, "`model` must give logits, got probabilities"),
+    "probabilities": (
+        lambda: nn.Sequential(network(), nn.Softmax(1)),
+        X,
+        Y,
+        "`model` must give logits, got probabilities",
+    ),
     "labels": (network, X, Y + 5, r"`y` must hold labels from 0 to 9"),
     "range": (network, 255 * X, Y, r"`x` must lie in \[0, 1\]"),
     "nan": (network, X * float("nan"), Y, "`x` must be finite, got NaN"),
@@ -513,3 +539,91 @@ def test_costs_are_counted():
     assert forwards["madry"] == pytest.approx(forwards["direct"] + 3 * 2 + 1, abs=0.2)
     assert forwards["gradient"] > 1.8 * forwards["direct"]
     assert (cost["milliseconds"] > 0).all() and cost["megabytes"].idxmin() in ("direct", "free")
+
+
+# The report's own "PGD training"
+
+
+def test_half_of_the_batch_is_clean_and_half_is_steeper_within_the_box_of_the_epoch():
+    shown, seen = Shown(), []
+
+    class Slopes(Callback):
+        order = 31
+
+        def before_batch(self, learn):
+            (x, a), half = shown.rows[-1], len(learn.xb) // 2
+            lengths = [input_gradients(learn.model.eval(), v[half:], learn.yb[half:], graph=False) for v in (x, a)]
+            learn.model.train()
+            seen.append([g.square().sum().item() for g in lengths])
+
+    fitted(MagnitudeTraining(0.1, 0.2), shown, shown.clean, Slopes(), epochs=4, net=convolutional())
+    for k, (x, a) in enumerate(shown.rows):
+        half, eps = len(x) // 2, 0.1 + 0.1 * (k // 3) / 4
+        assert torch.equal(x[:half], a[:half]) and a.min() >= 0 and a.max() <= 1
+        assert 0.9 * eps < (a[half:] - x[half:]).abs().max() <= eps + 1e-6
+    clean, attacked = map(sum, zip(*seen))
+    assert attacked > 1.2 * clean
+
+
+def test_the_report_attacks_the_network_as_it_trains_and_leaves_its_statistics():
+    modes = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            modes.append(self.training)
+            return x
+
+    for mode, trains in (("as_is", True), ("eval", False)):
+        modes.clear()
+        net = nn.Sequential(Watch(), network(nn.BatchNorm1d(24)))
+        fitted(MagnitudeTraining(0.1, steps=2, mode=mode), net=net, on=[(X, Y)], epochs=1)
+        assert modes == [False, trains, trains, True]
+        assert int(net[1][2].num_batches_tracked) == 1
+
+
+def test_the_reports_training_is_cut_off_and_refuses_as_the_others(tmp_path):
+    way = lambda: MagnitudeTraining(0.1, steps=2)
+    whole = fitted(way(), epochs=4)
+    fitted(way(), Checkpoint(tmp_path / "a.pt"), StopAfter(2), epochs=4)
+    assert same(whole, fitted(way(), Checkpoint(tmp_path / "a.pt"), StopAfter(9), epochs=4))
+    with pytest.raises(ValueError, match="at step 1 of epoch 1: `batches` must hold at least 2 images each"):
+        fitted(way(), on=[(X[:1], Y[:1])])
+    for make, x, y, told in BAD.values():
+        with pytest.raises(ValueError, match=f"at step 1 of epoch 1: {told}"):
+            fitted(way(), net=make(), on=[(x, y)])
+
+
+def test_the_reports_schedule_lasts_its_epochs_at_any_length():
+    rates = [report_rate((e + 0.5) / 120) for e in range(120)]
+    assert [sum(r == pytest.approx(v) for r in rates) for v in (1, 0.1, 0.01)] == [41, 40, 39]
+
+
+def test_sizes_and_radii_are_the_reports():
+    assert (attack_radius("mnist"), attack_radius("cifar10")) == (pytest.approx(0.75 * 0.3081), 0.025)
+    paper = training_size("paper", "cifar10")
+    assert (paper["n_train"], paper["epochs"], paper["batch_size"]) == (None, 120, 1000)
+    assert training_size("cpu", "mnist")["n_train"] == 10_000 and training_size("cpu", "cifar10")["n_train"] == 8_000
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "All networks of this module on digits at the smoke size."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUSTLIT_RUNS", str(tmp_path_factory.mktemp("runs")))
+        names = ("direct", "report_pgd", "madry", "fast", "free", "trades", "gradient_regularisation")
+        return {n: load_network(f"dropen/{n}", data="digits", profile="smoke") for n in names}
+
+
+def test_the_networks_of_the_zoo_differ_and_are_children_of_the_direct_one(made):
+    weights = [m.fc2.weight for m in made.values()]
+    assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+    assert all(find_network(f"dropen/{n}").parent == (None if n == "direct" else "dropen/direct") for n in made)
+    assert all(not m.training and m.conv1.weight.shape == (4, 1, 5, 5) for m in made.values())
+
+
+def test_a_network_without_a_method_is_the_direct_one(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("ROBUSTLIT_RUNS", str(tmp_path))
+    none = load_network("dropen/gradient_regularisation", data="digits", profile="smoke", weight=0)
+    assert same(made["direct"], none)
+    assert same(made["direct"], load_network("dropen/trades", data="digits", profile="smoke", beta=0))
+    assert not same(made["direct"], load_network("dropen/direct", 1, data="digits", profile="smoke"))

@@ -15,7 +15,7 @@ import torch
 from ..adversarial_training import AdversarialTraining, FastTraining, FreeTraining, GradientRegularisation
 from ..adversarial_training import LearningRate, Paced, Replayed, Trades
 from ..attacks import ModelMode, untouched
-from ..checks import Count, Eps, NotNegative, checked, one_of
+from ..checks import Count, Eps, NotNegative, Share, checked, one_of
 from ..data import Batches, load
 from .gradient_penalties import linear_eps, magnitude_attack
 from .networks import build
@@ -71,8 +71,9 @@ def attack_radius(
     return TEST_EPS.get(str(data), 0.1)
 
 # %% ../../nbs/dropen/12_adversarial_training.ipynb #1f73f310
+@checked
 def report_rate(
-    progress: float,  # Share of the fit that is done
+    progress: Share,  # Share of the fit that is done
 ) -> float:  # What the first rate is multiplied by
     "The report's schedule: a tenth after 41 and a hundredth after 81 of 120 epochs."
     return 0.1 ** max(0, (int(120 * progress) - 1) // 40)
