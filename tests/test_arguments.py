@@ -20,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 import robustlit
 from robustlit import (
+    adversarial_training,
     attacks,
     claims,
     command,
@@ -57,6 +58,7 @@ from robustlit.benchmark import audit_reliability
 from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
+from robustlit.dropen import adversarial_training as report_training
 from robustlit.experiments import experiment
 from robustlit.filtering import (
     batchnorm_effect,
@@ -690,6 +692,21 @@ CALLS = {
     training.save_atomically: dict(state=dict(a=1), path="made.pt"),
     training.set_random_state: dict(state=training.random_state()),
     training.Checkpoint: dict(path="made.pt", every=2),
+    adversarial_training.LearningRate: dict(shape="late"),
+    adversarial_training.AdversarialTraining: dict(eps=0.1, attack="pgd", warmup=0.5, mode="eval"),
+    adversarial_training.OverfittingMonitor: dict(eps=0.1, on_collapse="stop", gap=20.0, steps=3, images=4),
+    adversarial_training.FastTraining: dict(eps=0.1, relative_step=1.25, random_start=True, on_collapse="stop")
+    | dict(warmup=0.5, mode="eval"),
+    adversarial_training.Replayed: dict(batches=[(X, Y)], replays=2),
+    adversarial_training.FreeTraining: dict(eps=0.1, relative_step=1.0),
+    adversarial_training.Trades: dict(eps=0.1, beta=6.0, steps=3, relative_step=0.5, warmup=0.5, mode="eval"),
+    adversarial_training.GradientRegularisation: dict(weight=1.0),
+    adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
+    report_training.MagnitudeTraining: dict(eps=0.1, last_eps=0.2, steps=3, relative_step=0.3, accumulate=True)
+    | dict(mode="eval"),
+    report_training.attack_radius: dict(data="mnist"),
+    report_training.training_size: dict(profile="cpu", data="mnist"),
+    report_training.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
     conversion.forward_rectified: dict(stages=STAGES, x=X),
