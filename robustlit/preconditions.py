@@ -52,6 +52,7 @@ def fewer_right(
     return max(chance, binomial_tail(max(lost - won, 0), len(a), points / 100) if points else 0.0) < LEVEL
 
 
+@checked
 def percent_right(
     right: Tensor,  # Which images are right, or the share of calls that are (n,)
 ) -> float:  # Percent
@@ -139,6 +140,7 @@ def range_finding(
 SAME = 1e-4
 
 
+@checked
 def logits_moved(
     a: Tensor,  # Logits (n, k)
     b: Tensor,  # Logits of the same images (n, k)
@@ -147,10 +149,11 @@ def logits_moved(
     return ((a - b).abs().max() / a.std().clamp(min=1e-12)).item()
 
 
+@checked
 def seeded_logits(
     model: nn.Module,  # In the mode in which it is asked
     x: Tensor,  # Images in [0, 1] (n, c, h, w)
-    seed: int,  # For every source of random numbers
+    seed: Seed,  # For every source of random numbers
 ) -> Tensor:  # Logits (n, k)
     "Logits after every known source of random numbers was set; Python's and numpy's go on where they were."
     kept = random.getstate(), np.random.get_state()
