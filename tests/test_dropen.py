@@ -284,6 +284,8 @@ def test_attack_with_no_room_or_no_clip():
     assert torch.equal(magnitude_attack(model, x[0], y[0], 0.0), x[0])
     out = magnitude_attack(model, x[0], y[0], 1.0, clip=False)
     assert out.min() < -0.1 and out.max() > 1.1
+    with pytest.raises(ValueError, match="`y` must hold labels from 0 to 9"):
+        magnitude_attack(model, x[0], y[0] + 5)
     with pytest.raises(ValueError, match="`start` must have the shape"):
         magnitude_attack(model, x[0], y[0], start=x[0, :2])
 
@@ -291,7 +293,8 @@ def test_attack_with_no_room_or_no_clip():
 @pytest.mark.parametrize("conv", [dict(), dict(stride=2, padding=1), dict(dilation=2), dict(groups=2, bias=False)])
 def test_lean_convolutions_give_the_same_derivatives(conv):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, **conv), nn.Tanh(), nn.Conv2d(4, 2, 3, padding="same"), nn.Flatten())
+    first, second = nn.Conv2d(2, 32, 3, **conv), nn.Conv2d(32, 2, 3, padding="same")
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Flatten())
     model, x, y = model.double(), torch.rand(3, 2, 9, 9, dtype=torch.double, requires_grad=True), torch.arange(3)
     (g,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x, create_graph=True)
     (plain,) = torch.autograd.grad(g.square().sum(), x)

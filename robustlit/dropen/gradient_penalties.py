@@ -161,7 +161,11 @@ class _ConvBack(torch.autograd.Function):
     def forward(ctx, g, w, shape, *how):
         ctx.save_for_backward(w)
         ctx.how = how
-        return conv2d_input(shape, w, g, *how)
+        few_to_many = how[3] == 1 and len(w) >= 16 * w.shape[1]
+        if g.device.type != "cpu" or not few_to_many:
+            return conv2d_input(shape, w, g, *how)
+        stride, padding, dilation, _ = how
+        return F.fold(w.flatten(1).T @ g.flatten(2), shape[2:], w.shape[2:], dilation, padding, stride)
 
     @staticmethod
     def backward(ctx, g):
@@ -211,7 +215,9 @@ def _still(model: nn.Module):
 def _steeper(model: nn.Module, a: Tensor, y: Tensor, h: float | None) -> Tensor:
     "How the sum of the squared lengths of the gradients changes with each pixel, exactly or by a difference."
     leaf, state = a.detach().requires_grad_(), None if h is None else random_state()
-    g = _slope(F.cross_entropy(model(leaf.clone()), y, reduction="sum"), leaf, h is None)
+    logits = model(leaf.clone())
+    check_labels(y, len(a), logits.shape[1])
+    g = _slope(F.cross_entropy(logits, y, reduction="sum"), leaf, h is None)
     if h is None:
         (rise,) = torch.autograd.grad(g.square().sum(), leaf)
         return rise
