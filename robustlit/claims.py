@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'SMALL', 'MARKS', 'MAX_SPLITS', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict',
-           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'moved_claims']
+           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'both_sizes', 'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -107,6 +107,19 @@ def _word(value):
 def _texts(where):
     return [f"{k} = {', '.join(map(_word, _values(v)))}" for k, v in where.items()]
 
+# %% ../nbs/evidence/60_claims.ipynb #5bde7993
+def _short(experiment: str) -> str:
+    short = experiment.rpartition("/")[2]
+    return experiment if sum(k.endswith(f"/{short}") for k in known_experiments()) > 1 else short
+
+
+def _claim_card(claim) -> str:
+    numbers = _published(claim.published)
+    small = f"\n- at cpu scale: {claim.condition_cpu}" if claim.condition_cpu else ""
+    runs = ", ".join(["profile paper", *_texts(claim.where), f"at least {claim.min_seeds} seeds"])
+    head = f"**{claim.id}. {claim.statement}** ({claim.source}: {numbers})"
+    return f"{head}\n\n- holds if: {claim.condition}{small}\n- measured on: {runs}"
+
 # %% ../nbs/evidence/60_claims.ipynb #c5667dd9
 def _says_something(text, name):
     if not text.strip():
@@ -155,20 +168,14 @@ class Claim:
     def command(self, scale: str = "paper", seeds: int = 0) -> str:
         "What to type to make the records that the verdict needs, of as many seeds or the fewest that count."
         grid = [f"-g {k} {shlex.quote(','.join(map(_word, _values(v))))}" for k, v in self.runs(scale).items()]
-        short = self.experiment.rpartition("/")[2]
-        name = self.experiment if sum(k.endswith(f"/{short}") for k in known_experiments()) > 1 else short
-        return " ".join(
-            ["robustlit sweep", name, f"--profile {scale}", *grid, f"-g seed 0:{max(seeds, self.min_seeds)}"]
-        )
+        paired = f"-g seed 0:{max(seeds, self.min_seeds)}"
+        return " ".join(["robustlit sweep", _short(self.experiment), f"--profile {scale}", *grid, paired])
 
     def __repr__(self):
         return f"Claim {self.id} ({self.paper}, {self.source}): {self.statement}"
 
     def _repr_markdown_(self) -> str:
-        numbers = _published(self.published)
-        small = f"\n- at cpu scale: {self.condition_cpu}" if self.condition_cpu else ""
-        runs = ", ".join(["profile paper", *_texts(self.where), f"at least {self.min_seeds} seeds"])
-        return f"**{self.id}. {self.statement}** ({self.source}: {numbers})\n\n- holds if: {self.condition}{small}\n- measured on: {runs}"
+        return _claim_card(self)
 
 # %% ../nbs/evidence/60_claims.ipynb #4de50890
 def _published(numbers):
@@ -280,12 +287,10 @@ class Verdict:
     again: Callable | None = None  # From some of the seeds to their outcome
 
     means, spreads = property(_means), property(_spreads)
+    profile = property(lambda v: v.scale, doc="Of the records that were judged.")
+    ours = property(lambda v: _ours(v), doc="Mean ± SD (n), for the table.")
     mean = property(lambda v: next(iter(v.means.values()), math.nan), doc="Of the first, NaN where there is none.")
     spread = property(lambda v: next(iter(v.spreads.values()), math.nan), doc="Likewise; NaN for one seed.")
-
-    @property
-    def profile(self) -> str | None:
-        return self.scale
 
     @property
     def label(self) -> str:
@@ -298,20 +303,15 @@ class Verdict:
         "The label behind the sign of its colour, with a star where records are older than their code."
         return f"{MARKS[self.label.removesuffix(' at cpu scale')]} {self.label}" + "*" * self.stale
 
-    @cached_property
-    def flips(self) -> tuple:
-        "In how many of how many splits of the seeds the two parts are judged differently; (0, 0) below five seeds."
-        return _flips(self)
-
     @property
     def command(self) -> str:
         "What makes the records that this verdict rests on, or that it lacks."
         return self.claim.command(self.scale or ("paper" if self.claim.condition_cpu is None else "cpu"), self.n)
 
-    @property
-    def ours(self) -> str:
-        "Mean ± SD (n), for the table."
-        return _ours(self)
+    @cached_property
+    def flips(self) -> tuple:
+        "In how many of how many splits of the seeds the two parts are judged differently; (0, 0) below five seeds."
+        return _flips(self)
 
     def __str__(self):
         return _sentence(self)
@@ -523,6 +523,25 @@ def verdicts(
         amended = ["" if "condition" in columns or not c.amended else f", amended: {c.amended}" for c in asked]
         table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
     return Markdown(ledger_markdown(table))
+
+# %% ../nbs/evidence/60_claims.ipynb #a0bb1dfd
+@checked
+def both_sizes(
+    paper: str | None = None,  # Only the claims of one paper
+    store: Store | None = None,  # Where the records lie; by default the project's
+    source: Callable | None = None,  # Instead of a store, as for `verdict`
+) -> pd.DataFrame:  # claim, statement, published, at cpu size, at the paper's size
+    "Claims that were judged at the cpu profile and at the paper's: numbers and verdicts side by side."
+    here, rows = source or _from(store), []
+    small = lambda name, profile, where: here(name, profile, where) if profile == "cpu" else pd.DataFrame()
+    for c in known_claims(paper):
+        both = {v.scale: v for v in (verdict(c, source=small), verdict(c, source=here))}
+        if {"cpu", "paper"} <= both.keys():
+            told = {size: f"{v.ours}: {v.marked}" for size, v in both.items()}
+            row = dict(claim=c.id, statement=c.statement, published=_published(c.published))
+            rows.append(row | {"at cpu size": told["cpu"], "at the paper's size": told["paper"]})
+    columns = ["claim", "statement", "published", "at cpu size", "at the paper's size"]
+    return pd.DataFrame(rows, columns=columns)
 
 # %% ../nbs/evidence/60_claims.ipynb #8607a31e
 def _standing(definitions, store=None) -> dict:

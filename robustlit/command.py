@@ -72,6 +72,9 @@ def _add_run_options(parser: argparse.ArgumentParser):
     parser.add_argument("--profile", help="size of the run: smoke, cpu or paper")
     parser.add_argument("--threads", type=int, help="threads per run (default: cores divided by runs at a time)")
     parser.add_argument("--force", action="store_true", help="run again what has a record")
+    parser.add_argument(
+        "--stale", action="store_true", help="run again what has a record of code that has changed since"
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
 
 # %% ../nbs/evidence/95_command.ipynb #c950000e

@@ -1242,10 +1242,15 @@ def remember(
     if top in _texts or top == "__main__":
         return
     _texts[top] = {}
-    for name in _listed(top):
+    for name in _listed(top) or [top]:
         file = typing.cast(Path, _file_of(name))
-        with contextlib.suppress(OSError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, UnicodeDecodeError, AttributeError):
             _texts[top][name] = file.read_text(encoding="utf-8"), file.name == "__init__.py"
+
+
+def _forget(top: str):
+    "Read a top-level package anew, because another of that name takes its place."
+    _texts.pop(top, None)
 
 # %% ../nbs/evidence/00_digest.ipynb #0097ae6e
 def _module_at(name: str, loaded: bool) -> _Module | None:

@@ -108,6 +108,7 @@ class Job:
     env: dict  # Environment variables of the kernel
     number: int = 0  # Which job it is, for whoever waits for several
     report: bool = False  # Whether cells tagged `report` run
+    folder: str = ""  # Where it runs; by default where this process does
     progress: bool = False  # Whether papermill shows its own progress
 
 # %% ../nbs/evidence/80_execution.ipynb #dea04478
@@ -131,9 +132,10 @@ def execute(
         nbformat.write(prepared(read_notebook(job.notebook), job.report), copy)
         Path(job.executed).parent.mkdir(parents=True, exist_ok=True)
         bar = dict(desc=copy.stem, leave=False) if job.progress else False
-        options = dict(parameters=job.parameters, kernel_name="python3", progress_bar=bar, start_timeout=300)
+        kernel = dict(kernel_name="python3", language="python", cwd=job.folder or None)
+        options = dict(parameters=job.parameters, start_timeout=300, progress_bar=bar)
         try:
-            papermill.execute_notebook(_formatted(copy), _formatted(job.executed), **options)
+            papermill.execute_notebook(_formatted(copy), _formatted(job.executed), **kernel, **options)
         except PapermillExecutionError as e:
             error = f"{e.ename}: {e.evalue}"
         except Exception as e:

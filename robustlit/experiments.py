@@ -267,6 +267,19 @@ def _paper_of(fn: FunctionType) -> str:
     written = _notebook_module(fn).split(".") if fn.__module__ == "__main__" else []
     return written[-2] if len(written) > 1 and written[-1] == fn.__name__ else "local"
 
+# %% ../nbs/evidence/20_experiments.ipynb #5a20fa02
+def _source_of(exp) -> Path | None:
+    "The file in which an experiment of one's own was written: a module, a script or a notebook; None where nothing tells."
+    fn = exp.function
+    if fn.__module__.startswith("robustlit."):
+        return None
+    there = fn.__globals__
+    if "__notebook__" in there:
+        return Path(there["__notebook__"]).resolve()
+    told = [os.environ.get("ROBUSTLIT_NOTEBOOK"), there.get("__vsc_ipynb_file__"), os.environ.get("JPY_SESSION_NAME")]
+    found = told if "In" in there else [there.get("__file__")]
+    return next((Path(f).resolve() for f in found if f and Path(f).is_file()), None)
+
 # %% ../nbs/evidence/20_experiments.ipynb #f1b6af88
 def experiment(
     version: int = 1,  # Raise it when old records no longer mean the same

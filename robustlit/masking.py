@@ -26,7 +26,15 @@ from .cost import PassBar
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
 from .intake import Data, call_model, check_logits, check_ready
-from .preconditions import LEVEL, _fewer, _moved, _percent, _seeded, _tail, range_finding
+from robustlit.preconditions import (
+    LEVEL,
+    binomial_tail,
+    fewer_right,
+    logits_moved,
+    percent_right,
+    range_finding,
+    seeded_logits,
+)
 from .stressors import images_and_labels, restored
 
 if TYPE_CHECKING:
@@ -108,7 +116,7 @@ def _check(name: str, kind: str) -> Callable:
 # %% ../nbs/robustness/60_masking.ipynb #a96ee786
 @_check("range", "cause")
 def _range(s):
-    return range_finding(s.right, s.x)
+    return range_finding(s.model, s.x, s.y)
 
 # %% ../nbs/robustness/60_masking.ipynb #e4e0c5e5
 @_check("something to audit", "cause")
@@ -116,7 +124,7 @@ def _something(s):
     right, n, chance = int((s.right(s.x) >= 0.5).sum()), len(s.y), 1 / s.clean.shape[1]
     if not s.eps:
         return True, "nothing to audit: eps is 0"
-    if _tail(right, n, chance) >= LEVEL and not _range(s)[0]:
+    if binomial_tail(right, n, chance) >= LEVEL and not _range(s)[0]:
         return True, f"nothing to audit: {right} of {n} images are right, chance alone would give {chance * n:.1f}"
     return False, f"{right} of {n} images are right, chance would give {chance * n:.1f}"
 
@@ -141,8 +149,8 @@ def _outputs(s):
 # %% ../nbs/robustness/60_masking.ipynb #b0716346
 @_check("state", "cause")
 def _state(s):
-    first = _seeded(s.model, s.x, s.seed)
-    far = max(_moved(first, _seeded(s.model, s.x, s.seed)) for _ in range(2))
+    first = seeded_logits(s.model, s.x, s.seed)
+    far = max(logits_moved(first, seeded_logits(s.model, s.x, s.seed)) for _ in range(2))
     if far > 1e-4:
         return (
             True,
@@ -155,7 +163,7 @@ def _state(s):
 def _randomness(s):
     if _state(s)[0]:
         return False, "not tested: the model keeps a state from call to call"
-    far = max(_moved(s.clean, _seeded(s.model, s.x, s.seed + k)) for k in range(1, 4))
+    far = max(logits_moved(s.clean, seeded_logits(s.model, s.x, s.seed + k)) for k in range(1, 4))
     if far > 1e-4:
         return (
             True,
@@ -170,7 +178,7 @@ def _batch(s):
         return False, "not tested: the answers differ from call to call"
     few = s.x[:32]
     alone, together = logits_of(s.model, few, 1), logits_of(s.model, torch.cat([few, s.x.flip(0)]), len(few) + len(s.x))
-    far = max(_moved(s.clean[: len(few)], alone), _moved(s.clean[: len(few)], together[: len(few)]))
+    far = max(logits_moved(s.clean[: len(few)], alone), logits_moved(s.clean[: len(few)], together[: len(few)]))
     if far > max(1e-3, 8 * torch.finfo(s.clean.dtype).eps):
         return True, f"logits of an image change with the other images of its batch (by {far:.2g} of their spread)"
     return False, "an image gets the same logits alone and in company"
@@ -220,7 +228,7 @@ def _zero_gradients(s):
     text = f"the gradient of {share:.1f} % of the images is exactly zero (median size {size.median():.1g})"
     if share > 5 and (fine := _double(s)) is not None:
         text += f", in float64 of {100 * (fine.abs().flatten(1).amax(1) == 0).float().mean():.1f} %"
-    return _tail(int(none.sum()), len(none), 0.05) < LEVEL, text
+    return binomial_tail(int(none.sum()), len(none), 0.05) < LEVEL, text
 
 # %% ../nbs/robustness/60_masking.ipynb #2f10072a
 @_check("finite gradients", "cause")
@@ -247,7 +255,7 @@ def _edge_pixels(s, h=0.02):
         return False, text
     inwards = torch.where(edge & (g == 0), s.x + h * (1 - 2 * s.x), s.x)
     matter = ((_losses(s, inwards) - _losses(s, s.x)).abs() > 1e-6)[alive.flatten()]
-    if _tail(int(matter.sum()), len(matter), 0.5) >= LEVEL:
+    if binomial_tail(int(matter.sum()), len(matter), 0.5) >= LEVEL:
         return False, f"{text}, and moving these changes the loss of {100 * matter.float().mean():.0f} % of the images"
     return True, f"{text}, though moving these changes the loss: something inside clips the image"
 
@@ -274,7 +282,7 @@ def _reach(s):
     short = along < 0.5 * measured
     worse = 100 * short.float().mean().item()
     text = f"a step along the gradient raises the loss by {along.median():.2g}, along 64 measured slopes by {measured.median():.2g}"
-    return _tail(
+    return binomial_tail(
         int(short.sum()), len(short), 0.5
     ) < LEVEL, f"{text} (less than half of it for {worse:.0f} % of the images)"
 
@@ -286,12 +294,12 @@ def _refusal(s):
     z = logits_of(s.model, shown)
     n, (same, was) = len(z), (len(v) - len(v.unique(dim=0)) for v in (z, s.clean))
     alien, before = (int((v.argmax(1) > s.y.max()).sum()) for v in (z, s.clean))
-    if _tail(same, n, was / n + 0.1) < LEVEL:
+    if binomial_tail(same, n, was / n + 0.1) < LEVEL:
         return (
             True,
             f"{same} of {n} slightly noisy images get the same logits as another image ({was} clean ones): they are refused",
         )
-    if _tail(alien, n, before / n + 0.1) < LEVEL:
+    if binomial_tail(alien, n, before / n + 0.1) < LEVEL:
         return True, f"{alien} of {n} slightly noisy images are given a class that no label has ({before} clean ones)"
     return False, "slightly noisy images get answers of their own"
 
@@ -315,22 +323,24 @@ def _white_box(s) -> Tensor:
 @_check("many steps", "symptom")
 def _many_steps(s):
     one, many = s.left("fgsm"), s.left("pgd", steps=50)
-    text = f"PGD of 50 steps leaves {_percent(many):.1f} %, one step of FGSM {_percent(one):.1f} %"
-    return _fewer(many, one, 1), text
+    text = f"PGD of 50 steps leaves {percent_right(many):.1f} %, one step of FGSM {percent_right(one):.1f} %"
+    return fewer_right(many, one, 1), text
 
 # %% ../nbs/robustness/60_masking.ipynb #9b2e4c4f
 @_check("convergence", "symptom")
 def _convergence(s):
     white, long = _white_box(s), s.left("pgd", steps=200, restarts=5)
-    text = f"50 steps leave {_percent(white):.1f} %, 200 steps and 5 restarts {_percent(long):.1f} %"
-    return _fewer(white, long, 3), text
+    text = f"50 steps leave {percent_right(white):.1f} %, 200 steps and 5 restarts {percent_right(long):.1f} %"
+    return fewer_right(white, long, 3), text
 
 # %% ../nbs/robustness/60_masking.ipynb #1c07c26e
 @_check("no gradients", "symptom")
 def _no_gradients(s):
     white, blind = _white_box(s), s.left("square", queries=1000)
-    text = f"attacks with gradients leave {_percent(white):.1f} %, a search without them {_percent(blind):.1f} %"
-    return _fewer(white, blind, 1), text
+    text = (
+        f"attacks with gradients leave {percent_right(white):.1f} %, a search without them {percent_right(blind):.1f} %"
+    )
+    return fewer_right(white, blind, 1), text
 
 # %% ../nbs/robustness/60_masking.ipynb #38a90050
 @checked
@@ -362,22 +372,22 @@ def _transfer(s):
     made = [s.right(s.images("pgd", model=o, steps=20, early_stop=False)) for o in others]
     white, moved = _white_box(s), torch.stack(made).amin(0)
     whose = f"{len(others)} given" if s.surrogates else "a student"
-    text = f"images made on {whose} leave {_percent(moved):.1f} %, those made on the model {_percent(white):.1f} %"
-    return _fewer(white, moved, 1), text
+    text = f"images made on {whose} leave {percent_right(moved):.1f} %, those made on the model {percent_right(white):.1f} %"
+    return fewer_right(white, moved, 1), text
 
 # %% ../nbs/robustness/60_masking.ipynb #836f245c
 @_check("large eps", "symptom")
 def _large_eps(s):
     chance, left = 1 / s.clean.shape[1], s.left("pgd", 1.0, steps=50)
-    text = f"at eps 1 PGD leaves {_percent(left):.1f} %, chance is {100 * chance:.1f} %"
-    return _tail(int((left >= 0.5).sum()), len(left), chance + 0.01) < LEVEL, text
+    text = f"at eps 1 PGD leaves {percent_right(left):.1f} %, chance is {100 * chance:.1f} %"
+    return binomial_tail(int((left >= 0.5).sum()), len(left), chance + 0.01) < LEVEL, text
 
 # %% ../nbs/robustness/60_masking.ipynb #cba0299e
 @_check("random noise", "symptom")
 def _random_noise(s):
     white, noise = _white_box(s), torch.minimum(s.left("uniform_noise"), s.left("random_sign"))
-    text = f"noise of the same size leaves {_percent(noise):.1f} %, attacks with gradients {_percent(white):.1f} %"
-    return _fewer(white, noise), text
+    text = f"noise of the same size leaves {percent_right(noise):.1f} %, attacks with gradients {percent_right(white):.1f} %"
+    return fewer_right(white, noise), text
 
 # %% ../nbs/robustness/60_masking.ipynb #cea2e18e
 class Scaled(nn.Module):
@@ -400,15 +410,15 @@ class Scaled(nn.Module):
 def _scale(s):
     scaled = {k: s.right(s.images("apgd_ce", model=Scaled(s.model, k), steps=50)) for k in (0.1, 10)}
     white, best = _white_box(s), min(scaled, key=lambda k: scaled[k].mean())
-    text = f"attacks with gradients leave {_percent(white):.1f} %, with logits times {best:g} {_percent(scaled[best]):.1f} %"
-    return _fewer(white, scaled[best], 5), text
+    text = f"attacks with gradients leave {percent_right(white):.1f} %, with logits times {best:g} {percent_right(scaled[best]):.1f} %"
+    return fewer_right(white, scaled[best], 5), text
 
-
+# %% ../nbs/robustness/60_masking.ipynb #823b6660
 @_check("cross-entropy alone", "symptom")
 def _entropy_alone(s):
     entropy, margin = _by_entropy(s), _by_margin(s)
-    text = f"attacks on the cross-entropy leave {_percent(entropy):.1f} %, those on the margin {_percent(margin):.1f} %"
-    return _fewer(entropy, margin, 5), text
+    text = f"attacks on the cross-entropy leave {percent_right(entropy):.1f} %, those on the margin {percent_right(margin):.1f} %"
+    return fewer_right(entropy, margin, 5), text
 
 # %% ../nbs/robustness/60_masking.ipynb #bd59441b
 LADDER = (2 / 255, 4 / 255, 8 / 255, 0.05, 0.1, 0.15, 0.2, 0.3)

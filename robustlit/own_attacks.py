@@ -152,7 +152,7 @@ def attack_check(
     import pandas as pd
 
     from robustlit.attacks import attack_images
-    from robustlit.masking import _fewer, _percent
+    from robustlit.preconditions import fewer_right, percent_right
 
     (x, y), own = data, attack if isinstance(attack, OwnAttack) else OwnAttack(attack)
     left = lambda net, how: attack_images(net, x, y, eps, how, torch.Generator().manual_seed(seed)).correct.float()
@@ -164,13 +164,17 @@ def attack_check(
     def known():
         linear = mean_classifier(x, y)
         best, mine = linear_worst(linear, x, y, eps).float(), left(linear, OwnAttack(own.attack, project=True))
-        text = f"on a linear network it leaves {_percent(mine):.1f} %, the closed form is {_percent(best):.1f} %"
-        return _fewer(mine, best, 3), text
+        text = (
+            f"on a linear network it leaves {percent_right(mine):.1f} %, the closed form is {percent_right(best):.1f} %"
+        )
+        return fewer_right(mine, best, 3), text
 
     def strength():
         best = torch.minimum(left(model, "pgd"), left(model, "apgd_ce"))
         mine = left(model, OwnAttack(own.attack, project=True))
-        return _fewer(mine, best, 3), f"it leaves {_percent(mine):.1f} %, PGD and APGD {_percent(best):.1f} %"
+        return fewer_right(
+            mine, best, 3
+        ), f"it leaves {percent_right(mine):.1f} %, PGD and APGD {percent_right(best):.1f} %"
 
     asked = {"own attack: ball": ball, "own attack: known answer": known, "own attack: strength": strength}
     return pd.DataFrame([_answer(name, ask) for name, ask in asked.items()])

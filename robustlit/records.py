@@ -9,12 +9,15 @@ __all__ = ['differing', 'stale_by', 'recorded', 'key_of', 'missing', 'confirm', 
            'records', 'run_table', 'largest']
 
 # %% ../nbs/evidence/40_records.ipynb #211bbac3
+import ast
 import collections
+import contextlib
 import functools
 import itertools
 import json
 import os
 import re
+import sys
 import typing
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,10 +29,10 @@ import filelock
 import pandas as pd
 import pyarrow as pa
 
-from .checks import Count, checked, existing, one_of, with_columns
+from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
-from .experiments import ProfileName, _renamed_to, _size, _text, canonical
+from .experiments import ProfileName, _renamed_to, _size, _source_of, _text, canonical
 from .files import write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
@@ -159,7 +162,8 @@ def _differing(today: _Today, record: Record) -> list:
     for _ in range(len(steps) + 1):
         then = today.told["definitions"].get(digest, then)
         digest = steps.get(digest, digest)
-    return differing(then, definitions(today.exp.function)) or [_unknown] if then else [_unknown]
+    now = {re.sub(r"^\w+_notebook\.", "__main__.", k): v for k, v in definitions(today.exp.function).items()}
+    return differing(then, now) or [_unknown] if then else [_unknown]
 
 # %% ../nbs/evidence/40_records.ipynb #b1342659
 @checked
@@ -175,7 +179,78 @@ def stale_by(
 def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     causes = _Today(exp, store).stale_by(record)
     more = f" and {len(causes) - 3} more" if len(causes) > 3 else ""
-    return f", stale by {', '.join(causes[:3])}{more} (force=True runs it again)" if causes else ""
+    return (
+        f", stale by {', '.join(causes[:3])}{more} (force=True runs it again, on the command line --stale)"
+        if causes
+        else ""
+    )
+
+# %% ../nbs/evidence/40_records.ipynb #3003fa02
+def _written_in(store: Store, name: str, what: str = "source") -> Path | None:
+    "The file in which an experiment that has records was written, or its 'notebook'; None where nobody noted it."
+    try:
+        told = json.loads((store.runs / name / ".home.json").read_text(encoding="utf-8"))
+        return Path(os.path.normpath(store.runs / told[what])) if told.get(what) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _refuse_anothers(exp: Experiment, store: Store):
+    "`ValueError` where the records of this name are those of another file, which is still there."
+    mine, theirs = _source_of(exp), _written_in(store, exp.name)
+    if mine is None or theirs is None or mine == theirs.resolve():
+        return
+    beside = mine.parent == theirs.resolve().parent and mine.suffix != theirs.suffix  # a module and its notebook
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if not beside and f"def {exp.function.__name__}(" in theirs.read_text(encoding="utf-8"):
+            raise ValueError(
+                f"{exp.name} has records of {theirs}, got {mine}: two experiments must not share records; "
+                f"tell them apart, for example by @experiment(group={mine.parent.name!r}, ...)"
+            )
+
+
+def _note_source(exp: Experiment, store: Store):
+    "Leave word whose records these are, before the first is made."
+    files = dict(source=_source_of(exp), notebook=os.environ.get("ROBUSTLIT_NOTEBOOK"))
+    told = {k: os.path.relpath(Path(v).resolve(), store.runs.resolve()) for k, v in files.items() if v}
+    if files["source"] is not None:
+        path, text = store.runs / exp.name / ".home.json", json.dumps(told)
+        write_atomically(path, lambda f: f.write(text.encode()))
+
+# %% ../nbs/evidence/40_records.ipynb #0e82fa02
+def _sets(text: str, kinds: tuple = (ast.stmt,)) -> set:
+    "Names that statements of these kinds set in a cell; none where it is no Python."
+    try:
+        body = [stmt for stmt in ast.parse(text).body if isinstance(stmt, kinds)]
+    except SyntaxError:
+        return set()
+    return {n.id for s in body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _by_papermill(text: str) -> bool:
+    "Whether a cell has the form in which papermill writes parameters."
+    if not text.startswith("# Parameters\n") or re.search("^ *#", text[1:], re.M):
+        return False
+    try:
+        return all(isinstance(stmt, ast.Assign) for stmt in ast.parse(text).body)
+    except SyntaxError:
+        return False
+
+
+def _refuse_lost_parameters(ran: list):
+    "Refuse what papermill set under a name that the cell of the parameters, which ran before, does not have."
+    for i, text in enumerate(ran):
+        if not _by_papermill(text):
+            continue
+        mine = "; if papermill did not write that cell, begin it with another comment"
+        names, before = _sets(text), _sets(ran[i - 1]) if i > 1 else set()
+        lost = sorted(names - before) if before else []
+        if lost:
+            told = nearest(lost[0], sorted(before))
+            raise TypeError(f"`{lost[0]}` was set by papermill, but is no parameter of this notebook: {told}{mine}")
+        again = sorted(n for n in names for t in ran[i + 1 :] if i == 1 and n in _sets(t, (ast.Assign, ast.AnnAssign)))
+        if again:
+            raise ValueError(f"`{again[0]}` was set by papermill and again later: tag that cell `parameters`{mine}")
 
 # %% ../nbs/evidence/40_records.ipynb #f74287bd
 @checked
@@ -188,8 +263,10 @@ def recorded(
 ) -> pd.DataFrame:  # The rows
     "Rows of this run: from its record if it has one, else by running it and keeping the record."
     exp = find_experiment(fn)
+    _refuse_lost_parameters(vars(sys.modules["__main__"]).get("In", []))
     bound = exp.bind(profile, params)
     key, store = exp.key(bound), store or Store()
+    _refuse_anothers(exp, store)
     force = force or os.environ.get("ROBUSTLIT_FORCE") == key  # how the command line forces one run
     label = f"{exp.name} {key} ({exp.profile_of(bound)})"
     record = None if force else store.find(exp.name, key)
@@ -197,7 +274,9 @@ def recorded(
         print(f"{label}: reused{_stale_note(record, exp, store)}", flush=True)
     else:
         print(f"{label}: running", flush=True)
-        record = store.write(run_record(fn, bound), force)
+        record = run_record(fn, bound)
+        _note_source(exp, store)
+        record = store.write(record, force)
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
     rows = exp.rows_now(record.frame())
     rows.attrs.update(experiment=exp.name, key=key)
@@ -510,6 +589,7 @@ def _wanted(exp: Experiment, where: dict) -> dict:
 def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | None, where: dict) -> list:
     "The records asked for, in order, each with the texts of its parameters and its profile."
     wanted, found = _wanted(exp, where), []
+    _refuse_anothers(exp, store)
     version = exp.version if version is None else version
     for r in store.load(exp.name).values():
         if r.about["version"] == version:
@@ -517,6 +597,23 @@ def _chosen(exp: Experiment, store: Store, version: int | None, profile: str | N
             size = _size(exp, texts) if all(texts.get(k, "null") in v for k, v in wanted.items()) else None
             found += [(r, texts, size)] if size and profile in (None, size) else []
     return sorted(found, key=lambda f: _order(f[0]))
+
+# %% ../nbs/evidence/40_records.ipynb #6082fa02
+def _nothing_found(exp: Experiment, store: Store, version: int | None, where: dict) -> str:
+    "Why no record has these values: empty where there is no record of the version at all."
+    version, held = exp.version if version is None else version, collections.defaultdict(set)
+    for r in store.load(exp.name).values():
+        for k, text in _texts(exp, r).items() if r.about["version"] == version else ():
+            held[k].add(text)
+    wanted = _wanted(exp, where)
+    lost = [k for k, v in wanted.items() if not v & (held[k] or {"null"})] if held else []
+    if not held or not wanted:
+        return ""
+    if not lost:
+        return f"no record of {exp.name} has all of {', '.join(f'{k}={v!r}' for k, v in where.items())}"
+    some = sorted(held[lost[0]], key=lambda t: (len(t), t))
+    more = f" and {len(some) - 8} more" * (len(some) > 8)
+    return f"no record of {exp.name} has `{lost[0]}` = {where[lost[0]]!r}; recorded are {', '.join(some[:8])}{more}"
 
 # %% ../nbs/evidence/40_records.ipynb #ad8fbfc0
 def _column(values: list, counts: list) -> pd.Series:
@@ -576,6 +673,8 @@ def records(
     "All recorded rows of an experiment as tidy data, a row an observation."
     exp, store = find_experiment(which), store or Store()
     chosen = _chosen(exp, store, version, profile, where)
+    if not chosen and (why := _nothing_found(exp, store, version, where)):
+        warnings.warn(why, stacklevel=3)
     today = _Today(exp, store) if chosen else None
     old = [bool(today and today.stale_by(r)) for r, _, _ in chosen]
     chosen, old = ([v for v, o in zip(values, old) if stale or not o] for values in (chosen, old))

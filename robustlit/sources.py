@@ -11,6 +11,7 @@ __all__ = ['KNOWN', 'DatasetName', 'cache_dir', 'data_dirs', 'available', 'read_
 import hashlib
 import io
 import os
+import re
 import tempfile
 import warnings
 import zipfile
@@ -40,6 +41,13 @@ def _below(folder):
     names = (Path(d, f).relative_to(folder).as_posix() for d, _, files in walk for f in files)
     return sorted(n for n in names if not _HIDDEN(n))
 
+
+def _folders_below(folder):
+    "The folders below `folder`, likewise, empty ones too."
+    walk = os.walk(folder, followlinks=True)
+    names = (Path(d, f).relative_to(folder).as_posix() for d, folders, _ in walk for f in folders)
+    return sorted(n for n in names if not _HIDDEN(n))
+
 # %% ../nbs/learning/12_sources.ipynb #af28cbd3
 class _Files:
     "The files of a folder or a zip, by name."
@@ -47,13 +55,16 @@ class _Files:
     def __init__(self, path):
         self.path, self.zip = path, None
         if path.is_dir():
-            self.names = _below(path)
+            self.names, self.folders = _below(path), _folders_below(path)
             return
         try:
             self.zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as e:
             raise ValueError(f"{path} must be a folder, a zip or an .npz: {e}") from e
-        self.names = sorted(n for n in self.zip.namelist() if not n.endswith("/") and not _HIDDEN(n))
+        shown = [n for n in self.zip.namelist() if not _HIDDEN(n)]
+        self.names = sorted(n for n in shown if not n.endswith("/"))
+        above = {p.as_posix() for n in shown for p in PurePosixPath(n).parents} - {"."}
+        self.folders = sorted(above | {n.rstrip("/") for n in shown if n.endswith("/")})
 
     def read(self, name):
         return (self.path / name).read_bytes() if self.zip is None else self.zip.read(name)
@@ -67,8 +78,19 @@ def _grey_palette(im):
     return im.mode == "P" and all(r == g == b for _, (r, g, b) in im.convert("RGB").getcolors(256) or [])
 
 # %% ../nbs/learning/12_sources.ipynb #1d26f9b8
-def _eight_bits(im):
-    "A picture of whole numbers up to 65535 with 8 bits a pixel; others as they are."
+def _white(im):
+    "What white is in an opened picture of more than eight bits: of 9 to 16 bits as a TIFF says, else of 16."
+    bits = getattr(im, "tag_v2", {}).get(258, (16,))[0]
+    return 2**bits - 1 if 8 < bits <= 16 else 65535
+
+
+def _is_deep(im):
+    "Whether an opened picture has more than eight bits a channel, and nothing but its pixels tells how many are used."
+    return ";16" in str(im.tile) and im.format != "PPM"  # whose files tell the largest value
+
+
+def _eight_bits(im, white=65535):
+    "A picture of whole numbers with 8 bits a pixel, `white` being white; others as they are."
     if im.mode == "F":
         raise ValueError("pixels are floats")
     if not im.mode.startswith("I"):
@@ -76,7 +98,7 @@ def _eight_bits(im):
     deep = np.asarray(im).astype(np.int64)
     if ((deep < 0) | (deep > 65535)).any():
         raise ValueError("more than 16 bits a pixel")
-    return Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+    return Image.fromarray(((deep * 255 + white // 2) // white).astype(np.uint8))
 
 # %% ../nbs/learning/12_sources.ipynb #b4c0ac39
 def _square(im, size):
@@ -87,20 +109,31 @@ def _square(im, size):
     im = im.crop(((w - s) // 2, (h - s) // 2, (w - s) // 2 + s, (h - s) // 2 + s))
     return im.resize((size, size), Image.Resampling.BILINEAR)
 
+# %% ../nbs/learning/12_sources.ipynb #7865fa01
+def _on_white(im):
+    "The picture laid on white where it is transparent; one without transparency as it is."
+    if not im.has_transparency_data:
+        return im
+    mode = "L" if im.mode in ("L", "LA") or _grey_palette(im) else "RGB"
+    white = Image.new("RGBA", im.size, "white")
+    white.alpha_composite(im.convert("RGBA"))
+    return white.convert(mode)
+
 # %% ../nbs/learning/12_sources.ipynb #78652b82
 def _pixels(data, size):
-    "The picture in the bytes `data` as uint8, (h, w) if it is stored as grey, else (h, w, 3)."
+    "The picture in `data` as uint8, (h, w) if it is stored as grey, else (h, w, 3), and whether it is deep."
     with Image.open(io.BytesIO(data)) as im:
+        deep, white = _is_deep(im), _white(im)
         im.load()
         if im.info.get("exif"):
             im = ImageOps.exif_transpose(im)
-        im = _eight_bits(im)
+        im = _on_white(_eight_bits(im, white))
         im = im.convert("L" if im.mode in ("1", "L", "LA", "La") or _grey_palette(im) else "RGB")
-        return np.asarray(_square(im, size))
+        return np.asarray(_square(im, size)), deep
 
 # %% ../nbs/learning/12_sources.ipynb #b979bcd0
 def _picture(files, name, size):
-    "One picture of `files`; `ValueError` with its path for one that cannot be read."
+    "One picture of `files` and whether it is deep; `ValueError` with its path for one that cannot be read."
     try:
         return _pixels(files.read(name), size)
     except Exception as e:
@@ -117,14 +150,23 @@ def _in_threads(do, n, text):
     finally:
         pool.shutdown(cancel_futures=True)
 
+# %% ../nbs/learning/12_sources.ipynb #2ab0fa01
+def _refuse_few_bits(x, deep, path):
+    "`ValueError` where the pictures of more than eight bits do not use the upper half of their range."
+    if deep.any() and (brightest := x[deep].max()) < 128:
+        raise ValueError(
+            f"the pictures of 16 bits in {path} use no more than {(brightest + 1) / 256:.1%} of their range, and no "
+            "file says how many bits are meant: scale them so that white is 65535, or store them with 8 bits"
+        )
+
 # %% ../nbs/learning/12_sources.ipynb #2ab05580
 def _decode(files, names, size):
     "The named pictures as uint8 (n, c, h, w), c = 1 if all are stored as grey; several threads, with a bar for many."
-    h, w = _picture(files, names[0], size).shape[:2]
-    out, grey = np.empty((len(names), 3, h, w), np.uint8), np.empty(len(names), bool)
+    h, w = _picture(files, names[0], size)[0].shape[:2]
+    out, (grey, deep) = np.empty((len(names), 3, h, w), np.uint8), np.empty((2, len(names)), bool)
 
     def put(i):
-        a = _picture(files, names[i], size)
+        a, deep[i] = _picture(files, names[i], size)
         if a.shape[:2] != (h, w):
             other = f"{a.shape[0]}x{a.shape[1]} in {files.where(names[i])}"
             raise ValueError(f"images must be of one size, got {h}x{w} and {other}; `size` resizes them")
@@ -132,6 +174,7 @@ def _decode(files, names, size):
         out[i] = a if grey[i] else a.transpose(2, 0, 1)
 
     _in_threads(put, len(names), f"decoding {files.path.name}")
+    _refuse_few_bits(out, deep, files.path)
     return np.ascontiguousarray(out[:, :1]) if grey.all() else out
 
 # %% ../nbs/learning/12_sources.ipynb #3acc1026
@@ -142,6 +185,13 @@ def _in_order(names):
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "valid"
 )
+
+
+def _split_of(folder):
+    "'train', 'test' or 'valid' if that is one of the words in a folder's name, and the only one of them; else None."
+    words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder).lower())
+    found = {_SPLITS.get(re.sub("(set|data|images)$", "", w)) for w in words} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _image_suffixes():
@@ -160,28 +210,93 @@ def _image_parts(files):
     return parts
 
 # %% ../nbs/learning/12_sources.ipynb #9108e329
+def _unwrapped(parts):
+    "The parts of each path without folders that all pictures below the same uppermost folder share."
+    tops = {}
+    for n, p in parts.items():
+        tops.setdefault(p[0], []).append(n)
+    parts = dict(parts)
+    for names in tops.values():
+        while min(len(parts[n]) for n in names) > 3 and len({parts[n][1] for n in names}) == 1:
+            parts |= {n: parts[n][:1] + parts[n][2:] for n in names}
+    return parts
+
+
+def _folders_in(parts):
+    "From each uppermost folder to the names of the folders with pictures in it."
+    inside = {p[0]: set() for p in parts.values() if len(p) > 1}
+    for p in parts.values():
+        if len(p) > 2:
+            inside[p[0]].add(p[1])
+    return inside
+
+# %% ../nbs/learning/12_sources.ipynb #9108fa03
+def _splits_by_name(parts, path):
+    "From uppermost folder to what its name says, empty if these folders are classes; `ValueError` if they may be either."
+    inside = _folders_in(_unwrapped(parts))
+    exact, meant = {t: _SPLITS.get(t.lower()) for t in inside}, {t: _split_of(t) for t in inside}
+    named, said = [t for t in inside if meant[t]], {*meant.values()} - {None}
+    if len({*exact.values()} - {None}) > 1:
+        return exact
+    alone = len(said) == len(inside) > 1 and "train" in said
+    if alone or (len(said) > 1 and len(set.intersection(*(inside[t] for t in named))) > 1):
+        return meant
+    shared = set.intersection(*inside.values()) if len(inside) > 1 else set()
+    if len(shared) > 1 or (len(inside) > 1 and any(meant[t] == "train" and len(inside[t]) > 1 for t in inside)):
+        below = sorted(shared or set.union(*inside.values()))
+        raise ValueError(
+            f"{path} can be read in two ways: with the classes {sorted(inside)}, or with the classes {below} in parts of "
+            "the set; name the parts train, test and valid, or put the images of each class straight into its folder"
+        )
+    return {}
+
+# %% ../nbs/learning/12_sources.ipynb #9108fa05
+def _splits_first(parts):
+    "The parts of each path with the split before the class, where folders such as `train` and `test` lie in each class."
+    inside = _folders_in(parts)
+    below = set.union(*inside.values()) if inside else set()
+    splits = {_SPLITS.get(b.lower()) for b in below}
+    first = {_SPLITS.get(t.lower()) for t in inside} == {None} and {"train"} < splits and None not in splits
+    deep = first and all(len(p) > 2 for p in parts.values())
+    return ({n: (p[1], p[0], *p[2:]) for n, p in parts.items()}, True) if deep else (parts, False)
+
+
 def _parts_of_set(parts, path):
     "From the name of each picture to 'train', 'test' or 'valid', and whether folders of that name say so."
-    split = {n: _SPLITS.get(p[0].lower()) for n, p in parts.items() if len(p) > 1}
+    said = _splits_by_name(parts, path)
+    split = {n: said.get(p[0]) for n, p in parts.items() if len(p) > 1}
     named = set(split.values()) - {None}
-    if len(named) < 2:
+    if not named:
         return dict.fromkeys(parts, "train"), False
     if "train" not in named or None in split.values():
         tops = sorted({p[0] for p in parts.values()})
         raise ValueError(f"{path} must have class folders below train and test and nothing beside, got {tops}")
     return split, True
 
+# %% ../nbs/learning/12_sources.ipynb #87f0fa01
+_UNREAD = (".heic", ".heif", ".avif", ".svg", ".raw", ".cr2", ".nef", ".dng", ".npy", ".mat", ".eps", ".pdf")
+
+
+def _empty_classes(files, homes):
+    "Folders in one of the folders `homes` (tuples of names) that hold no file, or only files that ought to be pictures."
+    found = {f.rpartition("/")[2]: f for f in files.folders if PurePosixPath(f).parts[:-1] in homes}
+    held = {c: [n for n in files.names if n.startswith(f"{f}/")] for c, f in found.items()}
+    return {c for c, names in held.items() if all(n.lower().endswith(_UNREAD) for n in names)}
+
 # %% ../nbs/learning/12_sources.ipynb #87f0bd64
 def _class_folders(files):
-    "From split to [(file name, class)], for a folder or zip of class folders."
-    parts = _image_parts(files)
+    "From split to [(file name, class)], and the classes without images, for a folder or zip of class folders."
+    parts, swapped = _splits_first(_image_parts(files))
     split, named = _parts_of_set(parts, files.path)
-    depth, found = 1 + named, {}
+    parts = _unwrapped(parts) if named else parts
+    depth, found, homes = 1 + named, {}, set()
     for n, p in parts.items():
         if len(p) <= depth:
             raise ValueError(f"every image must lie in the folder of its class, unlike {files.where(n)}")
         found.setdefault(split[n], []).append((n, p[depth - 1]))
-    return found
+        full = PurePosixPath(n).parts
+        homes |= {full[: len(full) - len(p) + (1 if swapped else depth) - 1]} if split[n] == "train" else set()
+    return found, _empty_classes(files, homes) - {c for _, c in found["train"]}
 
 # %% ../nbs/learning/12_sources.ipynb #58ea59b2
 def _first_words(text, wnids):
@@ -213,8 +328,8 @@ def _listed_pictures(files):
     if any(PurePosixPath(n).name == "wnids.txt" for n in files.names):
         found, names = _tiny_imagenet(files)
     else:
-        found = _class_folders(files)
-        names = {c: c for c in _in_order({c for _, c in found["train"]})}
+        found, empty = _class_folders(files)
+        names = {c: c for c in _in_order({c for _, c in found["train"]} | empty)}
     if "valid" in found and "test" not in found:
         found["test"] = found.pop("valid")
     return found, names
@@ -230,6 +345,37 @@ def _refuse_strangers(files, pairs, classes):
     if strange:
         raise ValueError(f"{files.where(strange[0][0])} has the class {strange[0][1]!r}, none of the training classes")
 
+# %% ../nbs/learning/12_sources.ipynb #8fa3fa01
+_QUIET = {
+    "Thumbs.db",
+    "desktop.ini",
+    "wnids.txt",
+    "words.txt",
+    "val_annotations.txt",
+}  # of systems, and tables that are read
+
+
+def _left_out(files, used):
+    "A sentence on the files that are not used, if there are any."
+    left = [n for n in files.names if n not in used and PurePosixPath(n).name not in _QUIET]
+    left = [n for n in left if not n.endswith("_boxes.txt")]
+    return [f"{len(left)} file{'s' * (len(left) > 1)} not read, such as {left[0]}"] if left else []
+
+
+def _without_images(files, found, names):
+    "Sentences on classes without training images and on parts of the set without any; `ValueError` if that is `train`."
+    used = {c for _, c in found["train"]}
+    notes = [f"the class {names[c]!r} has no training images" for c in names if c not in used]
+    above = [PurePosixPath(n).parts[:-1] for pairs in found.values() for n, _ in pairs]
+    homes = {a[:i] for a in above for i in range(len(a))}
+    for f in files.folders:
+        *home, last = PurePosixPath(f).parts
+        part = _split_of(last) if (*home,) in homes and (*home, last) not in homes | {*above} else None
+        if part == "train":
+            raise ValueError(f"the folder {f} in {files.path} must hold images to train with, got none")
+        notes += [f"the folder {f} holds no images"] if part and last not in names else []
+    return notes
+
 # %% ../nbs/learning/12_sources.ipynb #8fa3ebf2
 def _from_pictures(files, size):
     "Arrays from a folder or zip of pictures."
@@ -241,11 +387,13 @@ def _from_pictures(files, size):
     for part, pairs in found.items():
         arrays[f"x_{part}"] = x[start : (start := start + len(pairs))]
         arrays[f"y_{part}"] = np.array([number[c] for _, c in pairs], np.int64)
-    return arrays | {"classes": np.array([names[c] for c in number])}
+    notes = _left_out(files, {n for n, _ in flat}) + _without_images(files, found, names)
+    return arrays | {"classes": np.array([names[c] for c in number]), "notes": np.array(notes, str)}
 
 # %% ../nbs/learning/12_sources.ipynb #da1db441
 def _first_channels(x, where):
     "Images (n, h, w), (n, h, w, c) or (n, c, h, w) as (n, c, h, w), c = 1 or 3."
+    x = x.astype(np.uint8) * np.uint8(255) if x.dtype == bool else x
     if x.dtype != np.uint8:
         raise ValueError(f"images in {where} must be uint8, got {x.dtype}")
     if x.ndim == 4 and x.shape[1] not in (1, 3):
@@ -255,30 +403,42 @@ def _first_channels(x, where):
     return np.ascontiguousarray(x[:, None] if x.ndim == 3 else x)
 
 # %% ../nbs/learning/12_sources.ipynb #e223f1e0
+_ARRAYS = [f"{a}_{part}" for part in ("train", "valid", "test") for a in "xy"]
+_OTHER_NAMES = {f"{a}_{part}": f"{a}_valid" for a in "xy" for part in ("val", "validation")}
+
+
 def _npz_contents(path):
-    "The arrays of Keras' names in the file `path`; `ValueError` if some are missing."
+    "The arrays of Keras' names in the file `path`, and the names of the others; `ValueError` if some are missing."
     try:
         with np.load(path, allow_pickle=False) as f:
-            got = {k: f[k] for k in ("x_train", "y_train", "x_test", "y_test", "classes") if k in f}
-            there = ", ".join(f.keys())
+            names = {_OTHER_NAMES.get(k, k): k for k in f.keys()}
+            got = {k: f[names[k]] for k in (*_ARRAYS, "classes") if k in names}
+            there = list(f.keys())
     except Exception as e:
         raise ValueError(f"cannot read {path}: {e}") from e
-    lost = not {"x_train", "y_train"} <= got.keys() or ("x_test" in got) != ("y_test" in got)
-    if lost:
-        raise ValueError(f"{path} must hold x_train, y_train and both or neither of x_test, y_test, got {there}")
-    return got
+    halves = [part for part in ("valid", "test") if (f"x_{part}" in got) != (f"y_{part}" in got)]
+    if halves or not {"x_train", "y_train"} <= got.keys():
+        raise ValueError(
+            f"{path} must hold x_train, y_train and both or neither of x_test, y_test, and of x_valid, y_valid, "
+            f"got {', '.join(there)}"
+        )
+    return got, [n for n in there if _OTHER_NAMES.get(n, n) not in got]
 
 # %% ../nbs/learning/12_sources.ipynb #bdd81571
 def _from_npz(path):
     "Arrays from Keras' convention."
-    got = _npz_contents(path)
-    for k in got.keys() & {"x_train", "x_test"}:
-        got[k] = _first_channels(got[k], f"{path}, {k}")
-    for k in got.keys() & {"y_train", "y_test"}:
-        if got[k].dtype.kind not in "iu":
+    got, left = _npz_contents(path)
+    for k in [k for k in _ARRAYS if k in got]:
+        if k[0] == "x":
+            got[k] = _first_channels(got[k], f"{path}, {k}")
+            if not len(got[k]):
+                raise ValueError(f"{k} in {path} must hold images, got none; leave the array out if there are none")
+        elif got[k].dtype.kind not in "iu":
             raise ValueError(f"{k} in {path} must hold whole numbers, got {got[k].dtype}")
-        got[k] = got[k].reshape(-1).astype(np.int64)
-    return got
+        else:
+            got[k] = got[k].reshape(-1).astype(np.int64)
+    notes = [f"the arrays {', '.join(left)} are not read"] if left else []
+    return got | {"notes": np.array(notes, str)}
 
 # %% ../nbs/learning/12_sources.ipynb #4d8c661e
 _IDX = tuple(f"{p}-{k}-ubyte" for p in ("train", "t10k") for k in ("images-idx3", "labels-idx1"))
@@ -328,6 +488,8 @@ def _digest(path):
     for n in _below(path) if path.is_dir() else [""]:
         with open(path / n, "rb") as f:
             h.update(f"{n}\0{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+    empty = [f for f in _folders_below(path) if not any((path / f).iterdir())] if path.is_dir() else []
+    h.update("".join(f"{f}/\n" for f in empty).encode())
     return h.hexdigest()
 
 # %% ../nbs/learning/12_sources.ipynb #3eef94b2
@@ -401,6 +563,20 @@ def _cached(key, build):
     finally:
         lock.release()
 
+# %% ../nbs/learning/12_sources.ipynb #757efa01
+def _odd_pixels(arrays, path):
+    "Sentences on images that are all equal or dark; `ValueError` for zeros and ones."
+    x = arrays["x_train"]
+    brightest = max(int(v.max()) for k, v in arrays.items() if k[:2] == "x_" and v.size)
+    if brightest == 1:
+        raise ValueError(
+            f"the pixels in {path} are only 0 and 1, where white is 255, and nothing says whether 1 is white: "
+            "store them multiplied by 255, or as booleans"
+        )
+    notes = [f"the brightest pixel is {brightest}, where white is 255"] if 0 < brightest < 128 else []
+    same = len(x) > 1 and all(np.array_equal(x[0], other) for other in x)
+    return notes + ["all training images are equal"] * same
+
 # %% ../nbs/learning/12_sources.ipynb #350f2dcf
 def _kind(path):
     "How the files at `path` are laid out: `npz`, `torchvision` or `pictures`."
@@ -409,16 +585,29 @@ def _kind(path):
     return "torchvision" if path.is_dir() and (path.name in _CIFAR or (path / _IDX[0]).exists()) else "pictures"
 
 # %% ../nbs/learning/12_sources.ipynb #54084c32
+_FORMS = dict(npz=2, torchvision=2, pictures=2)  # raised when the decoding changes
+
+
+def _checked_pixels(arrays, path):
+    "The arrays with notes on everything that is odd about them."
+    notes = [*arrays.pop("notes", ()), *_odd_pixels(arrays, path)]
+    return arrays | {"notes": np.array(notes, str)}
+
+
 def _decoded(path, size):
-    "The arrays of the dataset at `path`, decoded once."
+    "The arrays of the dataset at `path`, decoded once; one warning says what was left out and what is odd."
     kind = _kind(path)
     build = {
         "npz": lambda: _from_npz(path),
         "torchvision": lambda: _from_torchvision(path),
         "pictures": lambda: _from_pictures(_Files(path), size),
     }
-    text = f"1 {size if kind == 'pictures' else ''} {_digest(path)}"  # raise the number when decoding changes
-    return _cached(f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}", build[kind])
+    text = f"{_FORMS[kind]} {size if kind == 'pictures' else ''} {_digest(path)}"
+    key = f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    arrays = _cached(key, lambda: _checked_pixels(build[kind](), path))
+    if len(notes := arrays.pop("notes").tolist()):
+        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
+    return arrays
 
 # %% ../nbs/learning/12_sources.ipynb #1253af50
 @checked

@@ -25,8 +25,10 @@ import re
 import signal
 import statistics
 import sys
+import tempfile
 import threading
 import typing
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,10 +42,11 @@ from tqdm.auto import tqdm
 import robustlit
 from .command import _answered
 from .checks import Count, check_int, checked, nearest
+from .digest import _forget, _texts
 from .execution import Job, execute, read_notebook, tagged
 from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
-from .records import known_experiments, pack, run_table
+from .records import _written_in, known_experiments, pack, run_table
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 @checked
@@ -64,17 +67,17 @@ def parse_value(
 # %% ../nbs/evidence/90_sweeps.ipynb #2994b59b
 @checked
 def parse_grid(
-    text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4
+    text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4, and `0:10:5` means 0, 5
 ) -> list:  # The values in order
     "The values of one grid axis."
     values = []
     for part in re.split(r",(?![^\[]*\])", text):
-        if ends := re.fullmatch(r"(-?\d+):(-?\d+)", part.strip()):
-            values += range(int(ends[1]), int(ends[2]))
+        if ends := re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part.strip()):
+            values += range(int(ends[1]), int(ends[2]), int(ends[3] or 1))
         elif part.strip():
             values.append(parse_value(part.strip()))
     if not values:
-        raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5")
+        raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5 or 0:10:2")
     return values
 
 # %% ../nbs/evidence/90_sweeps.ipynb #7480a2b2
@@ -93,6 +96,14 @@ def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to t
             found[f"{path.parent.name}/{path.stem.partition('_')[2]}"] = path
     return found
 
+# %% ../nbs/evidence/90_sweeps.ipynb #0fe6fa01
+def _own_notebooks() -> dict:  # From a name such as 'local/coin' to the notebook's path
+    "The notebooks outside the package whose experiments have records in this project."
+    store = Store()
+    names = [p.parent.relative_to(store.runs).as_posix() for p in store.runs.glob("*/*/.home.json")]
+    found = {name: _written_in(store, name, "notebook") for name in sorted(names)}
+    return {name: path for name, path in found.items() if path is not None and path.is_file()}
+
 # %% ../nbs/evidence/90_sweeps.ipynb #0fe6bc79
 @checked
 def find_notebook(
@@ -103,7 +114,7 @@ def find_notebook(
         if not Path(which).is_file():
             raise FileNotFoundError(f"there is no notebook {which}")
         return Path(which).absolute()
-    known = notebooks()
+    known = notebooks() | _own_notebooks()
     found = [name for name in known if which in (name, name.partition("/")[2])]
     if not found:
         raise ValueError(f"`notebook` is unknown: {which!r}; {_suggested(which, known)}")
@@ -148,23 +159,134 @@ class ExperimentNotebook:
 
 # %% ../nbs/evidence/90_sweeps.ipynb #e3c7b9fc
 def _module_of(path: Path) -> str:
+    "What the notebook exports to; empty for one that exports nothing."
     text = "\n".join(c.source for c in read_notebook(path).cells if c.cell_type == "code")
     found = re.search(r"^#\|\s*default_exp\s+(\S+)", text, re.M)
-    if not found:
-        raise ValueError(f"{path} is no experiment notebook: it has no `#| default_exp`")
-    return found[1]
+    return found[1] if found else ""
 
 # %% ../nbs/evidence/90_sweeps.ipynb #736d2653
+_KNOWN = dict(list=list, dict=dict, tuple=tuple, range=range, float=float, int=int, str=str, bool=bool, round=round)
+_READ = (ast.Constant, ast.Name, ast.Load, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.UnaryOp, ast.BinOp)
+_READ += (ast.BoolOp, ast.Compare, ast.IfExp, ast.Tuple, ast.List, ast.Dict, ast.keyword, ast.Call)
+
+
+def _value(node: ast.expr, known: dict):
+    "What an expression of constants and known names is."
+    for n in ast.walk(node):
+        if not isinstance(n, _READ) or (isinstance(n, ast.Call) and not isinstance(n.func, ast.Name)):
+            raise ValueError("it is more than an expression of values and parameters above it")
+    return eval(compile(ast.Expression(node), "parameters", "eval"), {"__builtins__": {}} | _KNOWN, known)
+
+
+def _pairs_of(target: ast.expr, value) -> list:
+    "Names and their values, for what stands left of an equals sign."
+    if isinstance(target, ast.Name):
+        return [(target.id, value)]
+    if not isinstance(target, ast.Tuple | ast.List):
+        raise ValueError("it sets something that has no name")
+    return [p for t, v in zip(target.elts, value, strict=True) for p in _pairs_of(t, v)]
+
+# %% ../nbs/evidence/90_sweeps.ipynb #736dfa03
+def _set_by(stmt: ast.stmt, known: dict) -> list:
+    "Names and their values that a statement sets; `ValueError` for one that may set what cannot be read."
+    named = any(isinstance(n, ast.NamedExpr) for n in ast.walk(stmt))
+    if isinstance(stmt, ast.Import | ast.ImportFrom | ast.Pass) or (isinstance(stmt, ast.Expr) and not named):
+        return []
+    if not isinstance(stmt, ast.Assign | ast.AnnAssign) or stmt.value is None or named:
+        raise ValueError("it is no assignment of a value")
+    value, targets = _value(stmt.value, known), stmt.targets if isinstance(stmt, ast.Assign) else [stmt.target]
+    return [p for t in targets for p in _pairs_of(t, value)]
+
+
 def _defaults_of(path: Path) -> dict:
     cells = [c for c in read_notebook(path).cells if tagged(c, "parameters")]
     if not cells:
         raise ValueError(f"{path} is no experiment notebook: it has no cell tagged `parameters`")
-    pairs = {}
-    for stmt in ast.parse(cells[0].source).body:
-        target = getattr(stmt, "target", None) or getattr(stmt, "targets", [None])[0]
-        if isinstance(target, ast.Name) and isinstance(stmt, ast.Assign | ast.AnnAssign) and stmt.value:
-            pairs[target.id] = ast.literal_eval(stmt.value)
+    if len(cells) > 1:
+        raise ValueError(f"{path} must have one cell tagged `parameters`, got {len(cells)}")
+    pairs, text = {}, re.sub(r"^[ \t]*[%!].*$", "", cells[0].source, flags=re.M)  # magics set no parameter
+    try:
+        body = ast.parse(text).body
+    except SyntaxError as e:
+        raise ValueError(f"the cell tagged `parameters` in {path} must be Python, got {e}") from None
+    for stmt in body:
+        try:
+            pairs |= _set_by(stmt, pairs)
+        except Exception as e:
+            raise ValueError(
+                f"the cell tagged `parameters` in {path} must only set values that can be read without running it, got "
+                f"`{ast.unparse(stmt).splitlines()[0]}`: {e}; move it to another cell, or write the value"
+            ) from None
     return pairs
+
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa01
+def _read_since(module: str, file: str) -> bool:
+    "Whether the file of a module was edited after the module was imported."
+    text = _texts.get(module.partition(".")[0], {}).get(module, ("",))[0]
+    return bool(text) and text != Path(file).read_text(encoding="utf-8")
+
+
+def _imported(module: str, folder: Path):
+    "A module that lies in a folder, imported from there and from nowhere else."
+    top, last = module.partition(".")[0], getattr(sys.modules.get(module), "__file__", None)
+    there = [folder.joinpath(*module.split(".")).with_suffix(".py"), folder / top / "__init__.py", folder / f"{top}.py"]
+    if any(f.is_file() for f in there):
+        sys.path[:] = [str(folder), *(p for p in sys.path if p != str(folder))]
+        if last is not None and (folder not in Path(last).absolute().parents or _read_since(module, last)):
+            for name in [n for n in sys.modules if n.partition(".")[0] == top]:
+                del sys.modules[name]
+            _forget(top)
+        importlib.invalidate_caches()
+    return importlib.import_module(module)
+
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa04
+_DEFINES = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
+
+
+def _is_experiment(stmt: ast.stmt) -> bool:
+    decorators = stmt.decorator_list if isinstance(stmt, ast.FunctionDef) else []
+    return any(
+        isinstance(n, ast.Name | ast.Attribute) and "experiment" in ast.unparse(n).split(".")
+        for d in decorators
+        for n in ast.walk(d)
+    )
+
+
+def _definitions_in(path: Path) -> tuple:
+    "Name of the experiment that is defined in a notebook, and the text of what it may need; `ValueError` if it is not one."
+    kept, names = [], []
+    for c in read_notebook(path).cells:
+        if c.cell_type == "code" and not tagged(c, "parameters") and not c.source.startswith("%%"):
+            with contextlib.suppress(SyntaxError):
+                body = ast.parse(re.sub(r"^[ \t]*[%!].*$", "", c.source, flags=re.M)).body
+                kept += [s for s in body if isinstance(s, _DEFINES if names else _DEFINES | ast.Assign | ast.AnnAssign)]
+                names += [s.name for s in body if isinstance(s, ast.FunctionDef) and _is_experiment(s)]
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} is no experiment notebook: it must import its function from the module that `#| default_exp` names, "
+            f"or define one function under `@experiment`, got {', '.join(names) or 'none'}"
+        )
+    return names[0], "\n\n".join(map(ast.unparse, kept)) + "\n"
+
+# %% ../nbs/evidence/90_sweeps.ipynb #19b6fa06
+_made = {}
+
+
+def _from_notebook(path: Path) -> Experiment:
+    "The experiment that is defined in a notebook, in a module made of its cells."
+    name, text = _definitions_in(path)
+    if _made.get(path, ("",))[0] != text:
+        folder = _made[path][1] if path in _made else tempfile.TemporaryDirectory(prefix="robustlit-")
+        home = f"{re.sub(r'[^A-Za-z0-9]', '_', path.stem)}_notebook"
+        Path(folder.name, f"{home}.py").write_text(text, encoding="utf-8")
+        sys.path.append(str(path.parent)) if str(path.parent) not in sys.path else None
+        found = getattr(_imported(home, Path(folder.name)), name)
+        found.function.__globals__["__notebook__"] = str(path)
+        exported = _module_of(path).split(".")
+        if len(exported) > 1 and exported[-1] == name:
+            found = dataclasses.replace(found, paper=exported[-2], id="")
+        _made[path] = text, folder, found
+    return _made[path][2]
 
 # %% ../nbs/evidence/90_sweeps.ipynb #19b61aa0
 @checked
@@ -174,12 +296,14 @@ def open_notebook(
     "The notebook with its experiment and parameters; `ValueError` if it is no experiment's."
     path = find_notebook(which)
     module, defaults = _module_of(path), _defaults_of(path)
-    name = module.rpartition(".")[2]
-    if importlib.util.find_spec(f"robustlit.{module.partition('.')[0]}"):
-        module = f"robustlit.{module}"
-    elif str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    function = getattr(importlib.import_module(module), name, None)
+    name, beside = module.rpartition(".")[2], path.parent.joinpath(*module.split(".")).with_suffix(".py")
+    if not module or not (
+        notebook_folder() in path.parents or beside.is_file() or importlib.util.find_spec(module.partition(".")[0])
+    ):
+        return ExperimentNotebook(path, _from_notebook(path), defaults)
+    inside = notebook_folder() in path.parents
+    found = importlib.import_module(f"robustlit.{module}") if inside else _imported(module, path.parent)
+    function = getattr(found, name, None)
     if not isinstance(function, Experiment):
         raise ValueError(f"{path} is no experiment notebook: {module} has no experiment called `{name}`")
     return ExperimentNotebook(path, function, defaults)
@@ -239,8 +363,9 @@ def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, for
     )
     env |= dict(ROBUSTLIT_FORCE=run.key) if force else {}
     if not notebook.experiment.function.__module__.startswith("robustlit."):
-        before = os.environ.get("PYTHONPATH")
-        env["PYTHONPATH"] = os.pathsep.join([str(notebook.path.parent), *([before] if before else [])])
+        before = [str(Path(p).absolute()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+        env["PYTHONPATH"] = os.pathsep.join([str(notebook.path.parent), *before, str(Path.cwd())])
+        options |= dict(folder=str(notebook.path.parent))
     executed = store.runs / notebook.experiment.name / "notebooks" / f"{run.key}.ipynb"
     return Job(str(notebook.path), str(executed), run.parameters, env, **options)
 
@@ -331,16 +456,38 @@ def _save_figures(outputs: list, executed: Path) -> list:
         paths.append(path)
     return paths
 
+# %% ../nbs/evidence/90_sweeps.ipynb #9cabfa01
+def _held(notebook: ExperimentNotebook, store: Store) -> dict:
+    "From the key of each record of an experiment to what it is stale by: nothing, for one that is not."
+    return run_table(notebook.experiment, store).set_index("key")["stale_by"].to_dict()
+
+
+def _stale_by(causes) -> str:
+    "In words, for a line; empty for no causes."
+    names = [*dict.fromkeys(causes)]
+    more = f" and {len(names) - 3} more" * (len(names) > 3)
+    return f"stale by {', '.join(names[:3])}{more}" if names else ""
+
 # %% ../nbs/evidence/90_sweeps.ipynb #9cabda06
 def _run(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
     run = plan(notebook, _pairs(args.p, parse_value), profile=args.profile)[0]
+    stale = _stale_by(_held(notebook, store).get(run.key, ()))
     name, path = notebook.experiment.name, _record_path(store, notebook.experiment.name, run.key)
-    print(f"{name} {run.label}: {'its record is ' + _short(path) if path else 'no record yet'}", flush=True)
+    again = f", {stale} (--stale runs it again)" if stale else ""
+    print(f"{name} {run.label}: {f'its record is {_short(path)}{again}' if path else 'no record yet'}", flush=True)
     if args.dry_run:
         return 0
     threads = _threads(1, args.threads)
-    job = _job(notebook, run, store, threads, args.force, report=True, progress=sys.stderr.isatty())
+    job = _job(
+        notebook,
+        run,
+        store,
+        threads,
+        args.force or (args.stale and bool(stale)),
+        report=True,
+        progress=sys.stderr.isatty(),
+    )
     (result,) = execute_all([job])
     executed, path = Path(job.executed), _record_path(store, name, run.key)
     error = result["error"] or (None if path else f"the notebook left no record {run.key}")
@@ -394,30 +541,38 @@ def _duration(seconds: float) -> str:
 def _sweep(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
     runs = plan(notebook, _pairs(args.p, parse_value), _pairs(args.g, parse_grid), args.profile)
-    have = {} if args.force else store.load(notebook.experiment.name)
-    todo = [run for run in runs if run.key not in have]
+    held = _held(notebook, store)
+    have, stale = ([run.key for run in runs if ok(run.key)] for ok in (held.__contains__, held.get))
+    again = have if args.force else stale if args.stale else []
+    todo = [run for run in runs if run.key not in have or run.key in again]
     n_jobs = check_int(args.jobs or max(1, min(joblib.cpu_count(), len(todo))), "jobs", low=1)
     threads = _threads(n_jobs, args.threads)
-    print(f"{notebook.experiment.name}: {len(runs)} runs, {len(runs) - len(todo)} have a record, ", end="")
+    told = f" ({len(stale)} of them {_stale_by(c for k in stale for c in held[k])})" if stale else ""
+    print(f"{notebook.experiment.name}: {len(runs)} runs, {len(have)} have a record{told}, ", end="")
     print(f"{len(todo)} to run, {n_jobs} at a time on {threads} thread{'s' * (threads > 1)} each", flush=True)
     if args.dry_run:
         for run in runs:
-            print(f"  {run.key} {run.label}: {'to run' if run in todo else 'has a record'}")
-        told = _expected(notebook, todo, [*store.load(notebook.experiment.name).values()])
+            what = f"has a record{', ' * (run.key in stale)}{_stale_by(held.get(run.key, ()))}"
+            what = f"{what}{', to run again' * (run.key in again)}" if run.key in have else "to run"
+            print(f"  {run.key} {run.label}: {what}")
+        seconds = _expected(notebook, todo, [*store.load(notebook.experiment.name).values()])
         if todo:
             about = (
-                f"about {_duration(sum(told) / n_jobs)}, by the median seconds of the nearest records" if told else ""
+                f"about {_duration(sum(seconds) / n_jobs)}, by the median seconds of the nearest records"
+                if seconds
+                else ""
             )
             print(f"expected: {about or 'no records yet to tell from'}")
         return 0
-    failed = _sweep_on(notebook, todo, store, n_jobs, threads, args) if todo else 0
-    print(f"{len(todo) - failed} of {len(todo)} runs recorded, {failed} failed" if todo else "nothing to run")
+    failed = _sweep_on(notebook, todo, store, n_jobs, threads, args, again) if todo else 0
+    left = f"; {len(stale)} of the records are stale, --stale runs them again" if stale and not again else ""
+    print((f"{len(todo) - failed} of {len(todo)} runs recorded, {failed} failed" if todo else "nothing to run") + left)
     return 1 if failed else 0
 
 # %% ../nbs/evidence/90_sweeps.ipynb #5914acfc
-def _sweep_on(notebook: ExperimentNotebook, todo: list, store: Store, n_jobs: int, threads: int, args) -> int:
+def _sweep_on(notebook, todo: list, store: Store, n_jobs: int, threads: int, args, again: list) -> int:
     "Run what is to do, a line each; returns the number of runs that failed."
-    jobs = [_job(notebook, run, store, threads, args.force, number=i) for i, run in enumerate(todo)]
+    jobs = [_job(notebook, run, store, threads, run.key in again, number=i) for i, run in enumerate(todo)]
     name, failed = notebook.experiment.name, 0
     with tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar:
         for done, result in enumerate(execute_all(jobs, n_jobs, args.scheduler), 1):
@@ -460,20 +615,35 @@ def _by(causes: list) -> str:
     more = f" and {len(causes) - 4} more" if len(causes) > 4 else ""
     return f"  by {', '.join(causes[:4])}{more}" if causes else ""
 
+# %% ../nbs/evidence/90_sweeps.ipynb #bfbefa01
+def _own_experiments() -> dict:
+    "Experiments of one's own that have records and can still be read, by name; who cannot is named in a warning."
+    found = {}
+    for name, path in _own_notebooks().items():
+        try:
+            exp = open_notebook(str(path)).experiment
+            found |= {name: exp} if exp.name == name else {}
+        except Exception as e:
+            warnings.warn(f"{name} was recorded by {path}, which cannot be opened now: {e}", stacklevel=2)
+    return found
+
 # %% ../nbs/evidence/90_sweeps.ipynb #bfbe0de7
 def _status(args) -> int:
     store = Store()
-    known = dict.fromkeys([*notebooks(), *sorted(known_experiments())])
-    found = {name: find_experiment(name) for name in known}
+    known, old = dict.fromkeys([*notebooks(), *sorted(known_experiments())]), 0
+    found = {name: find_experiment(name) for name in known} | _own_experiments()
     renamed = {exp.id for exp in found.values()}  # whose old tables and folders are looked into under the new name
     print(f"{'experiment':38} {'profile':8} {'done':>5} {'stale':>6}")
     for name, exp in found.items():
         counts = _counts(name, store)
         for profile in _ordered(exp, counts):
             done, stale, causes = counts.get(profile, (0, 0, []))
+            old += stale
             print(f"{name:38} {profile:8} {done:5} {stale:6}{_by(causes)}")
     for name in sorted({*store.names()} - {*found} - renamed):
         print(f"{name:38} {'?':8} {len(store.load(name)):5} {'?':>6}  (its function is not in this package)")
+    if old:
+        print(f"{old} records are stale: `robustlit run` and `sweep` make them again with --stale")
     print(f"fresh records: {_short(store.runs)}, tables: {_short(store.results)}")
     return 0
 

@@ -20,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 
 import robustlit
 from robustlit import (
+    adversarial_training,
     attacks,
     claims,
     command,
@@ -57,6 +58,7 @@ from robustlit.benchmark import audit_reliability
 from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
+from robustlit.dropen import adversarial_training as report_training
 from robustlit.dropen import gradient_penalties
 from robustlit.dropen import networks as dropen_networks
 from robustlit.experiments import experiment
@@ -246,6 +248,7 @@ PLANTED += [planted.normalised_outside]
 
 CALLS = {
     statistics.t_interval: dict(values=[1.0, 2.0], confidence=0.9),
+    statistics.prediction_interval: dict(values=[1.0, 2.0, 4.0], runs=3, around=2.0, confidence=0.9),
     statistics.paired_difference: dict(a=[1.0, 2.0], b=[0.0, 1.5], confidence=0.9),
     statistics.bootstrap_interval: dict(a=[1.0, 2.0], b=[0.0, 1.5], resamples=100, confidence=0.9, seed=1),
     statistics.equivalence: dict(a=[1.0, 2.0], b=[0.0, 1.5], margin=3.0, confidence=0.9),
@@ -301,7 +304,9 @@ CALLS = {
     ),
     stressors.images_and_labels: dict(data=(X, Y), images=2, in_range=True),
     preconditions.other_ranges: dict(x=X),
-    preconditions.range_finding: dict(right=lambda x: torch.ones(len(x)), x=X),
+    preconditions.range_finding: dict(model=perceptron(), x=X, y=Y),
+    preconditions.binomial_tail: dict(k=3, n=5, p=0.5),
+    preconditions.fewer_right: dict(a=torch.ones(9), b=torch.zeros(9)),
     preconditions.why_answers_change: dict(model=MODEL, x=X, seed=0),
     preconditions.warnings_of: dict(model=MODEL, x=X, y=Y, seed=0, images=4),
     stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
@@ -392,6 +397,7 @@ CALLS = {
     claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame(), flips=True),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
     claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
+    claims.both_sizes: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
     claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),
     calibration.attacked_ratio: dict(models=[CONV], x=X, y=SEEN_BY_CONV, eps=0.1, attack="fgsm", seed=0),
     calibration.Calibration: dict(eps=0.1, ratio=0.5, clean=90.0, attacked=45.0, tried=pd.DataFrame()),
@@ -688,6 +694,21 @@ CALLS = {
     training.save_atomically: dict(state=dict(a=1), path="made.pt"),
     training.set_random_state: dict(state=training.random_state()),
     training.Checkpoint: dict(path="made.pt", every=2),
+    adversarial_training.LearningRate: dict(shape="late"),
+    adversarial_training.AdversarialTraining: dict(eps=0.1, attack="pgd", warmup=0.5, mode="eval"),
+    adversarial_training.OverfittingMonitor: dict(eps=0.1, on_collapse="stop", gap=20.0, steps=3, images=4),
+    adversarial_training.FastTraining: dict(eps=0.1, relative_step=1.25, random_start=True, on_collapse="stop")
+    | dict(warmup=0.5, mode="eval"),
+    adversarial_training.Replayed: dict(batches=[(X, Y)], replays=2),
+    adversarial_training.FreeTraining: dict(eps=0.1, relative_step=1.0),
+    adversarial_training.Trades: dict(eps=0.1, beta=6.0, steps=3, relative_step=0.5, warmup=0.5, mode="eval"),
+    adversarial_training.GradientRegularisation: dict(weight=1.0),
+    adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
+    report_training.MagnitudeTraining: dict(eps=0.1, last_eps=0.2, steps=3, relative_step=0.3, accumulate=True)
+    | dict(mode="eval"),
+    report_training.attack_radius: dict(data="mnist"),
+    report_training.training_size: dict(profile="cpu", data="mnist"),
+    report_training.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
     conversion.forward_rectified: dict(stages=STAGES, x=X),

@@ -305,7 +305,7 @@ def test_random_starts_are_uniform_and_belong_to_the_image():
 @pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24])
 def test_the_rarest_luck_is_finite_too(monkeypatch, dtype, u):
     drawn = lambda ids, seed, draw, shape: torch.full((len(ids), *shape), u)
-    monkeypatch.setattr("robustlit.attacks.image_uniform", drawn)
+    monkeypatch.setattr("robustlit.attack_engine.image_uniform", drawn)
     for norm in ("linf", "l2"):
         x = torch.full((2, 1, 3, 3), 0.5, dtype=dtype)
         start = random_start(Ball(x, 0.25, norm), torch.arange(2))

@@ -17,6 +17,7 @@ from robustlit.statistics import (
     equivalence,
     holm,
     paired_difference,
+    prediction_interval,
     share_interval,
     t_interval,
     worded,
@@ -560,3 +561,13 @@ def test_an_id_of_two_papers_is_asked_back():
     with pytest.raises(ValueError, match="say second T-1, toy T-1"):
         verdicts("T-1", source=shelf(rows()))
     assert "holds" in verdicts("second T-1", source=shelf(rows())).data
+
+
+def test_prediction_interval_holds_new_means_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    old, new = generator.normal(5, 2, (4000, 3)), generator.normal(5, 2, (4000, 3)).mean(1)
+    held = [(p := prediction_interval(v, runs=3)).low <= m <= p.high for v, m in zip(old, new)]
+    one = generator.normal(5, 2, 4000)
+    around = [(p := prediction_interval(v, 3, a)).low <= m <= p.high for v, a, m in zip(old, one, new)]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012) and np.mean(around) == pytest.approx(0.95, abs=0.012)
+    assert np.isnan(prediction_interval([3.0]).low) and prediction_interval([3.0, 3.0], around=1.0).mean == 1

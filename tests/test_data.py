@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -454,7 +455,8 @@ def test_transparency_and_orientation(tmp_path):
     im.save(folder / "1.png", exif=exif)
     d = load(folder.parent, valid=0)
     plain = torch.tensor(np.asarray(im)).permute(2, 0, 1)
-    assert torch.equal(d.x_train[0], plain) and torch.equal(d.x_train[1], plain.rot90(-1, (1, 2)))
+    assert (d.x_train[0] - (plain.float() * 128 / 255 + 127)).abs().max() <= 1  # half of it, on white
+    assert torch.equal(d.x_train[1], plain.rot90(-1, (1, 2)))
 
 
 def test_validation_folders(pets, tmp_path):
@@ -646,6 +648,263 @@ def test_tiny_imagenets_layout_as_a_folder(tmp_path):
     (base / "val" / "images" / "val_2.JPEG").unlink()
     with pytest.raises(FileNotFoundError, match="listed but missing: .*val_2.JPEG"):
         load("tiny_imagenet", tmp_path)
+
+
+# folders as people have them
+
+
+def tree(root, *names, seed=0):
+    "Pictures of one size at these places, no two alike; a name that ends in / is an empty folder."
+    for i, n in enumerate(names):
+        (root / n).parent.mkdir(parents=True, exist_ok=True)
+        (root / n).mkdir(parents=True) if n.endswith("/") else picture(seed + i).save(root / n)
+    return root
+
+
+def of(*tops, classes=("cat", "dog"), n=2):
+    return [f"{t}/{c}/{i}.png" for t in tops for c in classes for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    "tops",
+    [
+        ("seg_train", "seg_test"),
+        ("training_set", "test_set"),
+        ("TrainImages", "TestImages"),
+        ("trainset", "testset"),
+        ("my-train-data", "my-val-data"),
+        ("train1", "test1"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("data/train/images", "data/test/images"),
+    ],
+)
+def test_parts_are_known_by_longer_names(tmp_path, tops):
+    d = load(tree(tmp_path / "set", *of(tops[0], n=3), *of(tops[1])), valid=0)
+    assert d.classes == ("cat", "dog") and (len(d.x_train), len(d.x_test)) == (6, 4)
+    assert d.y_train.tolist() == [0, 0, 0, 1, 1, 1] and d.y_test.tolist() == [0, 0, 1, 1]
+
+
+def test_parts_below_each_class(tmp_path):
+    folder = tree(tmp_path / "set", *of("cat", "dog", classes=("train",), n=3), *of("cat", "dog", classes=("test",)))
+    d = load(folder, valid=0)
+    assert d.classes == ("cat", "dog") and d.y_train.tolist() == [0, 0, 0, 1, 1, 1] and len(d.x_test) == 4
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (of("left", "right"), r"two ways: with the classes \['left', 'right'\], or with the classes \['cat', 'dog'\]"),
+        (of("train", "holdout"), "two ways"),
+        (of("train", "train_flipped"), "two ways"),
+        ([*of("train"), "predict/1.png", "predict/2.png"], "two ways"),
+        ([*of("seg_train", "seg_test"), "seg_pred/seg_pred/1.png"], r"nothing beside, got .*'seg_pred'"),
+        (["my_train/1.png", "my_test/1.png"], "in the folder of its class"),
+        ([*of("test"), "train/cat/", "train/dog/"], "folder train in .* must hold images to train with"),
+    ],
+)
+def test_folders_that_may_mean_two_things_are_refused(tmp_path, names, words):
+    with pytest.raises(ValueError, match=words):
+        load(tree(tmp_path / "set", *names))
+
+
+@pytest.mark.parametrize("classes", [("bullet_train", "car"), ("train", "bus"), ("test_tube", "train_station", "dam")])
+def test_classes_named_like_parts_stay_classes(tmp_path, classes):
+    d = load(tree(tmp_path / "set", *(f"{c}/{i}.png" for c in classes for i in range(5))), valid=0)
+    assert d.classes == tuple(sorted(classes))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_an_empty_class_keeps_its_number(tmp_path, top, pack):
+    names = [f"{top}{c}/{i}.png" for c in ("ant", "cat") for i in range(5)]
+    folder = tree(tmp_path / "set", *names, *(["test/cat/0.png"] if top else []), f"{top}bee/")
+    path = zipped(folder, tmp_path / "set.zip") if pack else folder
+    with pytest.warns(UserWarning, match="the class 'bee' has no training images"):
+        d = load(path, valid=0)
+    assert d.classes == ("ant", "bee", "cat") and set(d.y_train.tolist()) == {0, 2}
+    (folder / top / "bee").rmdir()
+    assert load(folder, valid=0).classes == ("ant", "cat")
+
+
+def test_a_class_of_pictures_that_are_not_read_keeps_its_number(tmp_path):
+    folder = tree(tmp_path / "set", *of("ant", "cat", classes=("x",)))
+    (folder / "bee").mkdir()
+    (folder / "bee" / "0.heic").write_bytes(b"a telephone's picture")
+    (folder / "about").mkdir()
+    (folder / "about" / "licence.txt").write_text("free")
+    with pytest.warns(UserWarning, match="2 files not read, such as about/licence.txt; the class 'bee' has no"):
+        assert load(folder).classes == ("ant", "bee", "cat")
+
+
+def test_a_part_without_images_is_said(tmp_path):
+    folder = tree(tmp_path / "set", *of("train", n=6), "test/cat/", "test/dog/", "val/")
+    with pytest.warns(UserWarning, match="the folder test holds no images; the folder val holds no images"):
+        assert len(load(folder).x_test) == 2
+
+
+def told(path):
+    "The warnings of two loadings, the second from the cache."
+    said = []
+    for _ in range(2):
+        with pytest.warns(UserWarning) as caught:
+            load(path, valid=0)
+        said.append([str(w.message) for w in caught])
+    return said
+
+
+def test_what_is_left_out_is_said_in_one_warning_also_from_the_cache(tmp_path):
+    folder = tree(tmp_path / "set", *of("train", "test"), "train/owl/")
+    (folder / "test" / "more.zip").write_bytes(b"")
+    (folder / "train" / "read.me").write_text("thanks")
+    first, second = told(zipped(folder, tmp_path / "set.zip"))
+    assert first == second and len(first) == 1
+    assert first[0].endswith("2 files not read, such as test/more.zip; the class 'owl' has no training images")
+
+
+def test_a_set_with_nothing_odd_is_silent(tmp_path, recwarn):
+    load(tree(tmp_path / "set", *of("train", "test")))
+    assert not recwarn.list
+
+
+# pixels
+
+
+def scene(*images, root):
+    "A class folder with these pictures, and the pictures that are read from it, in their order."
+    (root / "one").mkdir(parents=True)
+    for i, im in enumerate(images):
+        im.save(root / "one" / f"{i}.png") if isinstance(im, Image.Image) else (root / "one" / f"{i}.tiff").write_bytes(
+            im
+        )
+    arrays = rs.read_arrays(root)
+    return arrays["x_train"]
+
+
+def ink(mode, colour):
+    "A picture of this colour everywhere, visible in its left half only."
+    im = Image.new(mode, (6, 6), colour)
+    alpha = Image.new("L", (6, 6), 0)
+    alpha.paste(255, (0, 0, 3, 6))
+    im.putalpha(alpha)
+    return im
+
+
+def test_a_drawing_in_the_alpha_channel_is_seen(tmp_path):
+    grey, red = ink("L", 0), ink("RGB", (200, 0, 0))
+    keyed = Image.new("P", (6, 6), 1)
+    keyed.putpalette([0, 0, 0, 50, 50, 50])
+    keyed.paste(0, (3, 0, 6, 6))
+    keyed.info["transparency"] = 0
+    x = scene(grey, red, keyed, root=tmp_path / "ink")
+    assert x.shape == (3, 3, 6, 6) and (x[..., 3:] == 255).all()
+    assert [x[i, :, 0, 0].tolist() for i in range(3)] == [[0, 0, 0], [200, 0, 0], [50, 50, 50]]
+    assert scene(grey, ink("L", 9), root=tmp_path / "grey").shape == (2, 1, 6, 6)
+
+
+def test_opaque_pictures_do_not_change(tmp_path):
+    plain = [picture(i, size=(8, 8)) for i in range(2)]
+    a, b = (scene(*(im.convert(m) for im in plain), root=tmp_path / m) for m in ("RGB", "RGBA"))
+    assert np.array_equal(a, b)
+
+
+def deep(top, shape=(8, 8)):
+    return np.random.default_rng(0).integers(0, top + 1, shape, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("top", [1023, 4095, 16383])
+def test_few_bits_in_a_file_of_sixteen_are_refused(tmp_path, top):
+    images = [Image.fromarray(deep(top)), Image.fromarray(deep(top)[::-1].copy()), picture(0, "L", (8, 8))]
+    with pytest.raises(
+        ValueError, match="use no more than .* of their range, and no file says how many bits are meant"
+    ):
+        scene(*images, root=tmp_path / "cells")
+
+
+def test_few_bits_in_colour_are_refused_too(tmp_path):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep(4095, (8, 8, 3)))
+    part = lambda kind, body: len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+    head = (8).to_bytes(4, "big") * 2 + bytes([16, 2, 0, 0, 0])
+    png = b"\x89PNG\r\n\x1a\n" + part(b"IHDR", head) + part(b"IDAT", zlib.compress(rows)) + part(b"IEND", b"")
+    (tmp_path / "rgb" / "one").mkdir(parents=True)
+    (tmp_path / "rgb" / "one" / "0.png").write_bytes(png)
+    with pytest.raises(ValueError, match="16 bits .* no file says"):
+        rs.read_arrays(tmp_path / "rgb")
+
+
+def test_sixteen_bits_that_are_used_are_scaled_together(tmp_path):
+    a = deep(65535)
+    x = scene(Image.fromarray(a), Image.fromarray(a // 8), root=tmp_path / "cells")
+    assert np.array_equal(x[0, 0], np.round(a / 257.0).astype(np.uint8)) and 28 <= x[1].max() <= 32
+
+
+def tiff(values, bits):
+    "A grey TIFF of so many bits a pixel, two pixels in three bytes."
+    rows = "".join(f"{v:0{bits}b}" for v in values.ravel())
+    body = int(rows, 2).to_bytes(len(rows) // 8, "big")
+    h, w = values.shape
+    tags = [(256, w), (257, h), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, h), (279, len(body))]
+    entry = lambda tag, v: tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + v.to_bytes(4, "little")
+    table = len(tags).to_bytes(2, "little") + b"".join(entry(*t) for t in tags) + bytes(4)
+    return b"II*\0" + (8 + len(body)).to_bytes(4, "little") + body + table
+
+
+def test_twelve_bits_are_scaled_where_the_file_says_so(tmp_path):
+    a = deep(4095)
+    x = scene(tiff(a, 12), root=tmp_path / "cells")
+    assert np.abs(x[0, 0].astype(int) - a.astype(int) * 255 / 4095).max() <= 0.5
+
+
+def test_zeros_and_ones_are_refused_and_booleans_are_black_and_white(tmp_path):
+    bits = np.random.default_rng(0).integers(0, 2, (30, 5, 4, 3), dtype=np.uint8)
+    npz(tmp_path / "bits.npz", x_train=bits, x_test=bits[:6])
+    with pytest.raises(ValueError, match="bits.npz are only 0 and 1, where white is 255"):
+        load("bits", tmp_path)
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        scene(*(Image.fromarray(b[..., 0]) for b in bits[:3]), root=tmp_path / "masks")
+    npz(tmp_path / "bits.npz", x_train=bits.astype(bool), x_test=bits[:6].astype(bool))
+    assert np.array_equal(load("bits", tmp_path, valid=0).x_train.permute(0, 2, 3, 1).numpy(), bits * 255)
+
+
+def test_dark_and_equal_images_are_said(tmp_path):
+    a = np.random.default_rng(0).integers(0, 17, (30, 5, 4, 3), dtype=np.uint8)
+    npz(tmp_path / "dark.npz", x_train=a, x_test=a[:6])
+    assert told(tmp_path / "dark.npz")[1] == [f"{tmp_path / 'dark.npz'}: the brightest pixel is 16, where white is 255"]
+    npz(tmp_path / "dark.npz", x_train=np.full_like(a, 200))
+    assert "all training images are equal" in told(tmp_path / "dark.npz")[0][0]
+
+
+# what an npz brings
+
+
+@pytest.mark.parametrize("name", ["valid", "val", "validation"])
+def test_the_validation_images_of_an_npz_are_used(tmp_path, name):
+    x = np.random.default_rng(1).integers(0, 256, (9, 5, 4, 3), dtype=np.uint8)
+    npz(tmp_path / "mine.npz", **{f"x_{name}": x, f"y_{name}": np.arange(9) % 3})
+    d = load("mine", tmp_path)
+    assert len(d.x_train) == 30 and np.array_equal(d.x_valid.permute(0, 2, 3, 1).numpy(), x)
+
+
+def test_other_arrays_of_an_npz_are_said(tmp_path):
+    npz(tmp_path / "mine.npz", x_extra=np.zeros(3), names=np.array(["a"]))
+    assert told(tmp_path / "mine.npz")[1] == [f"{tmp_path / 'mine.npz'}: the arrays x_extra, names are not read"]
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            dict(x_test=np.zeros((0, 5, 4, 3), np.uint8), y_test=np.zeros(0, int)),
+            "x_test .* must hold images, got none",
+        ),
+        (dict(x_train=np.zeros((0, 5, 4, 3), np.uint8), y_train=np.zeros(0, int)), "x_train .* must hold images"),
+        (dict(x_val=np.zeros((3, 5, 4, 3), np.uint8)), "both or neither of .* x_valid, y_valid"),
+        (dict(x_val=np.zeros((3, 5, 4, 3), np.uint8), y_val=np.full(3, 7)), "y_valid of mine.* labels from 0 to 2"),
+    ],
+)
+def test_an_npz_with_half_a_part_is_refused(tmp_path, change, words):
+    npz(tmp_path / "mine.npz", **change)
+    with pytest.raises(ValueError, match=words):
+        load("mine", tmp_path)
 
 
 # files that are not there

@@ -2,14 +2,18 @@
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from robustlit import masking, planted
 from robustlit.attacks import attack_curve, attack_images
+from robustlit.benchmark.audit_reliability import alarms
 from robustlit.cost import counted
+from robustlit.data import as_images, load
 from robustlit.masking import CHECKS, audit, audit_summary
+from robustlit.preconditions import range_finding
 
 CAUSES = {
     "linear": set(),
@@ -328,3 +332,34 @@ def test_passes_are_no_more_than_said_beforehand():
     said = {name: masking.PASSES.get(name, 10) for name in counts}
     assert all(counts[name] <= said[name] for name in counts), counts
     assert sum(counts.values()) > 0.9 * sum(said.values())
+
+
+def test_a_network_at_chance_is_counted_apart_from_false_alarms():
+    row = lambda seed, check, red: dict(
+        network="asleep", seed=seed, check=check, kind="cause", red=red, planted="", clean=10.0 + seed
+    )
+    rows = [row(0, "something to audit", True), row(1, "something to audit", False), row(1, "range", True)]
+    table = alarms(pd.DataFrame([*rows, row(2, "range", False)])).loc["asleep"]
+    assert (table.audits, table.at_chance, table.alarms, table.with_alarm, table.clean) == (3, 1, 1, 1, 11.0)
+    assert table.which == "range (1)"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.8])
+def test_a_weak_network_with_normalisation_outside_is_told_from_one_without(noise):
+    digits = load("digits")
+    x, y, shown = as_images(digits.x_train)[:1000], digits.y_train[:1000].clone(), as_images(digits.x_test)[:200]
+    far = (x - x.mean()) / x.std()
+    found = {}
+    for name, images in dict(inside=x, outside=far).items():
+        generator = torch.Generator().manual_seed(0)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        labels = torch.where(torch.rand(1000, generator=generator) < noise, torch.randint(0, 10, (1000,)), y)
+        opt = torch.optim.Adam(model.parameters(), 0.003)
+        for i in torch.arange(1000).repeat(15).split(50):
+            opt.zero_grad()
+            nn.functional.cross_entropy(model(images[i]), labels[i]).backward()
+            opt.step()
+        found[name] = range_finding(model.eval(), shown, digits.y_test[:200])
+    assert not found["inside"][0], found["inside"][1]
+    assert found["outside"][0] == (noise > 0), found["outside"][1]  # a strong one bears it: 94 % instead of 99

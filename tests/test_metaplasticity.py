@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, grad, jacfwd, jacrev, vmap
 
+from robustlit.metaplasticity import layers
 from robustlit.metaplasticity.layers import (
     BinaryConv2d,
     BinaryLinear,
@@ -283,3 +285,132 @@ def test_bad_input_is_refused_by_name(call, message):
     with pytest.raises((TypeError, ValueError)) as e:
         call()
     assert message in str(e.value)
+
+
+class Plain(nn.Module):
+    "A binary linear layer written with `detach` alone, as every tutorial does."
+
+    def __init__(self, layer):
+        super().__init__()
+        self.weight, self.binarise_input = nn.Parameter(layer.weight.detach().clone()), layer.binarise_input
+
+    def forward(self, x):
+        w = self.weight.sign().detach() + self.weight - self.weight.detach()
+        x = x.sign().detach() + x.clamp(-1, 1) - x.clamp(-1, 1).detach() if self.binarise_input else x
+        return F.linear(x, w)
+
+
+def both_forms(dtype=torch.float64):
+    "A binary network and the same one in plain operations."
+    torch.manual_seed(0)
+    layers = [BinaryLinear(6, 5), nn.Tanh(), BinaryLinear(5, 4, True), nn.Tanh(), BinaryLinear(4, 3)]
+    ours = nn.Sequential(*layers).to(dtype)
+    return ours, nn.Sequential(*(Plain(m) if isinstance(m, BinaryLinear) else m for m in ours))
+
+
+def slope_penalty(net, x, y):
+    "The squared input gradient of the loss, and its own gradient with respect to the weights."
+    x = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(F.cross_entropy(net(x), y), x, create_graph=True)
+    return torch.autograd.grad(g.square().sum(), list(net.parameters()))
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("integer_dot", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_input_gradient_penalty_has_the_gradient_of_the_plain_form(monkeypatch, dtype, integer_dot, onednn):
+    monkeypatch.setattr("robustlit.metaplasticity.layers.INTEGER_DOT", integer_dot and layers.INTEGER_DOT)
+    monkeypatch.setattr("robustlit.metaplasticity.layers.ONEDNN", onednn and layers.ONEDNN)
+    ours, plain = both_forms(dtype)
+    x, y = torch.randn(7, 6, dtype=dtype), torch.arange(7) % 3
+    for a, b in zip(slope_penalty(ours, x, y), slope_penalty(plain, x, y)):
+        assert b.norm() > 0.1
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_hessian_vector_product_of_the_weights_is_that_of_the_plain_form():
+    ours, plain = both_forms()
+    x, y, found = torch.randn(7, 6, dtype=torch.float64), torch.arange(7) % 3, []
+    along = [torch.randn(p.shape, dtype=p.dtype) for p in ours.parameters()]
+    for net in (ours, plain):
+        weights = list(net.parameters())
+        slopes = torch.autograd.grad(F.cross_entropy(net(x), y), weights, create_graph=True)
+        found.append(torch.autograd.grad(sum((g * v).sum() for g, v in zip(slopes, along)), weights))
+    assert all(torch.allclose(a, b) and b.norm() > 0.1 for a, b in zip(*found))
+
+
+def test_a_convolutional_network_has_second_derivatives_too():
+    torch.manual_seed(0)
+    conv, x = BinaryConv2d(2, 3, 3, padding=1, binarise_input=True), torch.randn(2, 2, 5, 5)
+    net, found = nn.Sequential(conv, nn.Tanh(), nn.Flatten(), BinaryLinear(75, 3)), []
+    wb = conv.weight.detach().sign().requires_grad_()
+    plain = nn.Sequential(nn.Tanh(), nn.Flatten(), Plain(net[3]))
+    front = lambda x: F.conv2d(x.sign().detach() + x.clamp(-1, 1) - x.clamp(-1, 1).detach(), wb, padding=1)
+    for f, weight in ((net, conv.weight), (lambda x: plain(front(x)), wb)):
+        z = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(f(z).square().sum(), z, create_graph=True)
+        found += torch.autograd.grad(g.square().sum(), weight)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-2)
+
+
+def loss_of(net, x, y):
+    "One image's loss as a function of the weights."
+    return lambda weights: F.cross_entropy(functional_call(net, weights, (x[None],)), y[None])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_image_by_image_are_those_of_each_image(dtype):
+    net, _ = both_forms(dtype)
+    x, y, weights = torch.randn(7, 6, dtype=dtype), torch.arange(7) % 3, dict(net.named_parameters())
+    each = vmap(lambda x, y: grad(loss_of(net, x, y))(weights))(x, y)
+    for i in range(len(x)):
+        alone = torch.autograd.grad(loss_of(net, x[i], y[i])(weights), [*weights.values()])
+        assert all(torch.allclose(each[k][i], g, atol=1e-6) for k, g in zip(weights, alone))
+
+
+def test_networks_stacked_by_vmap_predict_as_each_does():
+    torch.manual_seed(0)
+    nets, x = [binary_mlp(16, (8,), 3).eval() for _ in range(3)], torch.rand(5, 1, 4, 4)
+    stacked, buffers = torch.func.stack_module_state(nets)
+    out = vmap(lambda w, b: functional_call(nets[0], (w, b), (x,)))(stacked, buffers)
+    torch.testing.assert_close(out, torch.stack([net(x) for net in nets]))
+
+
+def test_a_hessian_of_torch_func_is_the_plain_forms():
+    ours, plain = both_forms()
+    x, y = torch.randn(6, dtype=torch.float64), torch.tensor(1)
+    of = lambda net: jacrev(jacrev(lambda x: F.cross_entropy(net(x[None]), y[None])))(x)
+    assert of(plain).abs().max() > 0.1
+    torch.testing.assert_close(of(ours), of(plain))
+
+
+@pytest.mark.parametrize("derivative", [jacfwd, torch.func.hessian])
+def test_forward_mode_is_refused_and_says_what_to_use(derivative):
+    net, _ = both_forms()
+    with pytest.raises(NotImplementedError, match=r"no forward-mode derivative .* jacrev"):
+        derivative(lambda x: net(x[None]).sum())(torch.randn(6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("variant, shape", [("mnist", (1, 28, 28)), ("usps", (1, 28, 28)), ("cifar", (3, 32, 32))])
+def test_a_convolutional_network_trains_under_autocast(variant, shape):
+    torch.manual_seed(0)
+    net, x, y = binary_convnet(shape, variant=variant), torch.rand(8, *shape) - 0.5, torch.arange(8)
+    net.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(net(x), y)
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_the_gradient_under_autocast_is_near_the_full_one():
+    torch.manual_seed(0)
+    layer, x, up = BinaryLinear(40, 30, True), torch.randn(9, 40), torch.randn(9, 30)
+    found = []
+    for on in (False, True):
+        z = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            out = layer(z)
+        assert out.dtype == (torch.bfloat16 if on else torch.float32)
+        found.append(torch.autograd.grad((out.float() * up).sum(), [z, layer.weight]))
+    for full, half in zip(*found):
+        torch.testing.assert_close(half, full, rtol=0.02, atol=0.1)

@@ -9,6 +9,7 @@ import json
 import os
 import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from packaging.version import Version
 
 import robustlit
 from robustlit.claims import known_claims, ledger, ledger_markdown, verdict
+from robustlit.sweeps import open_notebook, parse_grid, parse_value, plan
 
 ROOT = Path(__file__).parent.parent
 NBS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -495,3 +497,71 @@ def test_compiled_files_are_kept(shell_only):
     dirty = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     shown = subprocess.run(["make", "-s", "kept"], cwd=folder, env=dirty, capture_output=True, text=True).stdout
     assert "PATH=" in shown and "PYTHONDONTWRITEBYTECODE" not in shown
+
+
+def quoted_commands():
+    "Every `robustlit run` and `robustlit sweep` that a page or README.md tells somebody to type, with its place."
+    texts = {"README.md": [(ROOT / "README.md").read_text(encoding="utf-8")]}
+    for path in sorted((ROOT / "nbs").rglob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        shown = [o.get("data", {}).get("text/markdown", "") for c in cells for o in c.get("outputs", [])]
+        texts[str(path.relative_to(ROOT))] = [
+            "".join(t) for t in [*(c["source"] for c in cells if c["cell_type"] == "markdown"), *shown]
+        ]
+    for place, parts in texts.items():
+        if place != "nbs/add_experiment.ipynb":  # of a notebook that the reader writes: tests/test_add_experiment.py
+            found = re.findall(r"(?:`|^)(robustlit (?:run|sweep) [^`\n]+)", "\n".join(parts), re.M)
+            yield from ((place, command) for command in sorted(set(found)))
+
+
+QUOTED = list(
+    dict.fromkeys(command for place, command in quoted_commands() if not re.search(r" practice | my_", command))
+)
+
+
+def test_a_command_that_is_quoted_can_be_typed():
+    assert len(QUOTED) > 40
+    for command in QUOTED:
+        words, asked = shlex.split(command, comments=True)[2:], dict(given={}, grid={}, profile=None)
+        notebook, words = open_notebook(words[0]), words[1:]
+        while words:
+            option, *words = words
+            if option in ("-p", "-g"):
+                name, value, *words = words
+                asked["given" if option == "-p" else "grid"][name] = (parse_value if option == "-p" else parse_grid)(
+                    value
+                )
+            elif option == "--profile":
+                asked["profile"], *words = words
+            elif option in ("--jobs", "--threads"):
+                words = words[1:]
+        assert plan(notebook, **asked), command
+
+
+def names_at_the_top(source):
+    "Names that a cell gives a value, and those that its own lines use, functions apart."
+    tree = ast.parse("".join(line for line in source.splitlines(True) if not line.startswith(("%", "!"))))
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+    made, used, todo = set(), set(), list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, functions):
+            made |= {node.name} if hasattr(node, "name") else set()
+            todo += getattr(node, "decorator_list", [])
+            continue
+        if isinstance(node, ast.Name):
+            (made if isinstance(node.ctx, ast.Store) else used).add(node.id)
+        todo += ast.iter_child_nodes(node)
+    return made, used
+
+
+@pytest.mark.parametrize("path", NBS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_sweep_does_not_meet_a_name_that_only_cells_of_records_give(path):
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+    tags = [c["metadata"].get("tags", []) for c in cells]
+    if not any("parameters" in t for t in tags):
+        return
+    found = [names_at_the_top("".join(c["source"])) for c in cells]
+    always = set().union(*(made for (made, _), t in zip(found, tags) if "records" not in t))
+    late = set().union(*(made for (made, _), t in zip(found, tags) if "records" in t)) - always
+    assert not [used & late for (_, used), t in zip(found, tags) if "records" not in t and used & late]

@@ -1001,8 +1001,37 @@ def test_rows_stand_beside_their_parameters():
         recorded(slope, seed=seed, widths=(seed, 1))
     frame = records(slope, seed=[0, 2])
     assert frame.groupby("seed").y.sum().to_dict() == {0: 3, 2: 9} and set(frame.widths) == {(0, 1), (2, 1)}
-    assert len(records(slope, widths=[(1, 1)])) == 3 and len(records(slope, rate=1.0, seed=7)) == 0
-    assert {"rate", "seed", "profile", "stale", "key", "hardware", "commit"} <= set(records(slope, seed=7).columns)
+    assert len(records(slope, widths=[(1, 1)])) == 3
+    with pytest.warns(UserWarning, match="`seed` = 7; recorded are 0, 1, 2"):
+        none = records(slope, rate=1.0, seed=7)
+    assert len(none) == 0
+    assert {"rate", "seed", "profile", "stale", "key", "hardware", "commit"} <= set(none.columns)
+
+
+@experiment(smoke=dict())
+def loose(meta=1.35, seed=0):
+    "Without annotations: any value may be asked for."
+    return pd.DataFrame(dict(y=[meta]))
+
+
+@pytest.mark.parametrize(
+    "where, why",
+    [
+        (dict(meta="1.35"), "no record of local/loose has `meta` = '1.35'; recorded are 0, 1.35"),
+        (dict(meta=["0", True], seed=1), r"`meta` = \['0', True\]; recorded are 0, 1.35"),
+        (dict(meta=0, seed=1), "no record of local/loose has all of meta=0, seed=1"),
+    ],
+)
+def test_what_finds_nothing_says_what_there_is(where, why, recwarn):
+    recorded(loose, meta=1.35, seed=1), recorded(loose, meta=0, seed=2)
+    with pytest.warns(UserWarning, match=why):
+        assert len(records(loose, **where)) == 0
+
+
+def test_an_empty_store_and_a_query_that_finds_are_silent(recwarn):
+    assert len(records(loose, meta=3)) == 0
+    recorded(loose, seed=1)
+    assert len(records(loose, seed=[1, 2])) == 1 and not recwarn.list
 
 
 def test_other_versions_do_not_mix():

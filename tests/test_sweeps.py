@@ -11,11 +11,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import papermill
 import pytest
+from papermill.exceptions import PapermillExecutionError
 
 from robustlit.command import main
-from robustlit.records import Store, read_records, records
+from robustlit.digest import code_digest
+from robustlit.execution import own_kernel
+from robustlit.records import Store, _refuse_lost_parameters, read_records, records
 from robustlit.sweeps import (
+    _defaults_of,
     _duration,
     _expected,
     find_notebook,
@@ -142,11 +147,114 @@ def test_nonsense_is_refused_before_anything_runs(words, complaint, tiny, store,
 
 def test_a_notebook_that_is_no_experiment_is_refused(tmp_path):
     write_notebook(tmp_path / "a.ipynb", CELLS[1:])
-    with pytest.raises(ValueError, match="it has no `#| default_exp`"):
+    with pytest.raises(ValueError, match="or define one function under `@experiment`, got none"):
         open_notebook(str(tmp_path / "a.ipynb"))
     write_notebook(tmp_path / "b.ipynb", CELLS[:2])
     with pytest.raises(ValueError, match="no cell tagged `parameters`"):
         open_notebook(str(tmp_path / "b.ipynb"))
+
+
+def defaults(tmp_path, text):
+    "What the cell of the parameters gives."
+    write_notebook(tmp_path / "a.ipynb", [CELLS[0], (text, "parameters")])
+    return _defaults_of(tmp_path / "a.ipynb")
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("level, seed = 2.5, 3", dict(level=2.5, seed=3)),
+        ("(a, b), c = [1, 2], None", dict(a=1, b=2, c=None)),
+        ("a = b = 'x'", dict(a="x", b="x")),
+        ("eps: float = 8 / 255", dict(eps=8 / 255)),
+        ("n = 2**3\nwide = [n] * 2\nlow = -n", dict(n=8, wide=[8, 8], low=-8)),
+        ("seeds = list(range(3))\nmore = dict(a=1)", dict(seeds=[0, 1, 2], more=dict(a=1))),
+        ("size = 3 if True else 4", dict(size=3)),
+        ("'A text.'\n%matplotlib inline\n!ls\nimport math\nprint(1)\nx = 1", dict(x=1)),
+    ],
+)
+def test_what_the_parameters_cell_sets_is_understood(text, value, tmp_path):
+    assert defaults(tmp_path, text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import math\nlevel = math.sqrt(2)",
+        "level = 1\nlevel += 1",
+        "if True:\n    level = 1",
+        "for level in range(3):\n    pass",
+        "level: float",
+        "a, *b = 1, 2, 3",
+        "a, b = 1, 2, 3",
+        "a, b = 3",
+        "d = {}\nd['level'] = 1",
+        "print(level := 1)",
+        "level = open('/etc/hostname').read()",
+        "level = __import__('os').getpid()",
+        "level = unknown",
+        "level = 1 / 0",
+        "level = [i for i in range(3)]",
+        "with open('x') as level:\n    pass",
+        "def level():\n    pass",
+        "level = = 1",
+    ],
+)
+def test_what_the_parameters_cell_does_besides_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="the cell tagged `parameters` in .*a.ipynb must"):
+        defaults(tmp_path, text)
+
+
+def test_two_parameters_cells_are_refused(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", [CELLS[0], ("a = 1", "parameters"), ("b = 1", "parameters")])
+    with pytest.raises(ValueError, match="must have one cell tagged `parameters`, got 2"):
+        _defaults_of(tmp_path / "a.ipynb")
+
+
+def by_papermill(home, tmp_path, cells=CELLS, **parameters):
+    "A notebook executed by papermill alone; returns the error that stopped it, or None."
+    write_notebook(tmp_path / "tiny.ipynb", cells)
+    env = dict(PYTHONPATH=os.pathsep.join([str(home), os.environ.get("PYTHONPATH", "")]), OMP_NUM_THREADS="1")
+    with own_kernel(env):
+        try:
+            papermill.execute_notebook(
+                str(tmp_path / "tiny.ipynb"), str(tmp_path / "out.ipynb"), parameters, progress_bar=False
+            )
+        except PapermillExecutionError as e:
+            return f"{e.ename}: {e.evalue}"
+
+
+def test_papermill_alone_cannot_record_the_defaults_under_a_misspelt_name(home, store, tmp_path):
+    cells = [c for c in CELLS if not c[0].startswith("#| eval")]
+    said = by_papermill(home, tmp_path, cells, levl=3)
+    assert said.startswith(
+        "TypeError: `levl` was set by papermill, but is no parameter of this notebook: did you mean 'level'"
+    )
+    assert not store.runs.exists() and not started(tmp_path)
+    assert by_papermill(home, tmp_path, cells, level=3, seed=0) is None
+    assert records("local/tiny", store=store).y.tolist() == [0, 3]
+
+
+def test_papermill_without_a_cell_of_parameters_is_noticed(home, store, tmp_path):
+    cells = [(text, None) for text, _ in CELLS if not text.startswith("#| eval")]
+    said = by_papermill(home, tmp_path, cells, level=3)
+    assert said.startswith("ValueError: `level` was set by papermill and again later: tag that cell `parameters`")
+    assert not started(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ran",
+    [
+        ["", "import numpy", "# Parameters\nlevel = 1", "rows = 1"],
+        ["", "data = 'x'", "# Parameters\nlevel: float = 1"],
+        ["", "data = 'x'", "# Parameters\n# of the run\nlevel = 1"],
+        ["", "a, b = 1, 2", "# Parameters\nb = 3\n"],
+        ["", "a = 1", "# Parameters\na = 3\n", "a = 4", "!ls", "x ="],
+        [],
+    ],
+)
+def test_cells_that_papermill_did_not_write_are_left_alone(ran):
+    _refuse_lost_parameters(ran)
 
 
 def test_usage_errors_and_version():
@@ -239,6 +347,86 @@ def test_run_shows_its_report_and_force_runs_again(tiny, store, tmp_path, capsys
     assert main([*words, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
     assert main([*words, "--force"]) == 0 and "sum 30" in capsys.readouterr().out
     assert [seed for seed, _ in started(tmp_path)] == [0, 0] and len(store.run_paths("local/tiny")) == 2
+
+
+# Whose records they are, and of which code
+
+
+@pytest.fixture
+def own(tmp_path):
+    "Makes a folder with the notebook and its module, changed by replacing one text by another."
+
+    def make(folder, old="level * i", new="level * i"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "tiny.py").write_text(MODULE.replace(old, new))
+        write_notebook(tmp_path / folder / "10_tiny.ipynb", CELLS)
+        return str(tmp_path / folder / "10_tiny.ipynb")
+
+    return make
+
+
+def test_two_notebooks_of_one_name_do_not_share_records(own, store, capsys, tmp_path):
+    a, b = own("a"), own("b", new="100 + i")
+    assert main(["run", a]) == 0 and main(["run", b]) == 2
+    said = capsys.readouterr().err
+    assert f"local/tiny has records of {tmp_path}/a/tiny.py, got {tmp_path}/b/tiny.py" in said and "group='b'" in said
+    assert main(["sweep", b, "-g", "seed", "0:2", "--dry-run"]) == 2
+    with pytest.raises(ValueError, match="must not share records"):
+        records(open_notebook(b).experiment)
+    assert records(open_notebook(a).experiment).y.tolist() == [0, 1] and len(started(tmp_path)) == 1
+    own("b", "@experiment(", "@experiment(group='b', ")
+    assert main(["run", b, "--dry-run"]) == 0 and "b/tiny defaults: no record yet" in capsys.readouterr().out
+
+
+def test_a_notebook_that_moved_keeps_its_records(own, tmp_path, capsys):
+    assert main(["run", own("a")]) == 0
+    (tmp_path / "a").rename(tmp_path / "elsewhere")
+    moved = str(tmp_path / "elsewhere" / "10_tiny.ipynb")
+    assert main(["run", moved, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
+    own("a", "def tiny(", "def other(")  # another file where it was
+    assert main(["run", moved, "--dry-run"]) == 0
+
+
+def test_an_edit_is_said_by_every_command_and_stale_runs_again(own, store, capsys, tmp_path):
+    a = own("a")
+    grid = ["sweep", a, "-g", "level", "1,2", "--jobs", "2"]
+    assert main(grid) == 0
+    own("a", new="7 + i")
+    capsys.readouterr()
+    assert main([*grid, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs, 2 have a record (2 of them stale by tiny.tiny), 0 to run" in out
+    assert len(re.findall("has a record, stale by tiny.tiny$", out, re.M)) == 2
+    assert (
+        main(grid) == 0
+        and "nothing to run; 2 of the records are stale, --stale runs them again" in capsys.readouterr().out
+    )
+    assert main(["run", a, "-p", "level", "2", "--dry-run"]) == 0
+    assert "stale by tiny.tiny (--stale runs it again)" in capsys.readouterr().out
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        re.search(r"local/tiny +smoke +2 +2 +by tiny.tiny", out) and "2 records are stale: `robustlit run` and" in out
+    )
+    assert (
+        main([*grid, "-p", "seed", "5", "--stale", "--dry-run"]) == 0
+        and "0 have a record, 2 to run" in capsys.readouterr().out
+    )
+
+    assert len(started(tmp_path)) == 2
+    assert main(["sweep", "tiny", "-g", "level", "2,3", "--stale", "--jobs", "2"]) == 0  # by its name, too
+    assert "2 of 2 runs recorded" in capsys.readouterr().out and len(started(tmp_path)) == 4
+    found = records(open_notebook(a).experiment)
+    assert found[found.level == 2].y.tolist() == [7, 8] and not found[found.level == 2].stale.any()
+    assert found[found.level == 1].stale.all()
+
+
+def test_a_module_of_one_file_is_digested_as_it_was_imported(own):
+    exp = open_notebook(own("c")).experiment
+    before = code_digest(exp.function, loaded=True)
+    own("c", new="9 + i")
+    assert code_digest(exp.function, loaded=True) == before
+    assert code_digest(open_notebook(own("c", new="9 + i")).experiment.function, loaded=True) != before
 
 
 # What is stopped

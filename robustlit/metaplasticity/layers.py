@@ -20,17 +20,35 @@ from torch import Tensor, nn
 
 from ..checks import Count, NotNegative, at_least, check_with, checked, one_of
 
-# %% ../../nbs/metaplasticity/10_layers.ipynb #a60c1f6d
-class _Sign(torch.autograd.Function):
+# %% ../../nbs/metaplasticity/10_layers.ipynb #a60c1f70
+class _Reverse(torch.autograd.Function):
+    "Differentiated backwards only: PyTorch's nested forward mode gives wrong numbers through functions such as these."
+
     @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
+    def jvp(ctx, *changes):
+        raise NotImplementedError(
+            "binarized layers have no forward-mode derivative (jvp, jacfwd): use grad or jacrev, for a Hessian "
+            "jacrev(jacrev(f)) instead of hessian(f)"
+        )
+
+# %% ../../nbs/metaplasticity/10_layers.ipynb #a60c1f6d
+class _Sign(_Reverse):
+    @staticmethod
+    def forward(x):
         return x.sign()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
         return grad * (x.abs() <= 1)
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return _Sign.apply(x), in_dims[0]
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #34aa6e83
 @checked
@@ -71,25 +89,47 @@ def _product_of_signs(a, b):
     return _product(a, b)
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #ef747df1
-class _BinaryLinear(torch.autograd.Function):
+class _Product(_Reverse):
+    "a @ b.T; what it hands back are such products again, so that it can be differentiated as often as one likes."
+
     @staticmethod
-    def forward(ctx, x, w, binarise_input):
-        used, wb = x.sign() if binarise_input else x, w.sign()
-        ctx.save_for_backward(x, used, wb if ctx.needs_input_grad[0] else None)
-        ctx.binarise_input = binarise_input
-        return _product_of_signs(used, wb) if binarise_input else _product(used, wb)
+    def forward(a, b, signs):
+        return _product_of_signs(a, b) if signs else _product(a, b)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        a, b, _ = inputs
+        ctx.save_for_backward(a if ctx.needs_input_grad[1] else None, b if ctx.needs_input_grad[0] else None)
 
     @staticmethod
     def backward(ctx, grad):
-        x, used, wb = ctx.saved_tensors
-        dx = dw = None
-        if ctx.needs_input_grad[0]:
-            dx = _product(grad, wb.t())
-            if ctx.binarise_input:
-                dx *= x.abs() <= 1
-        if ctx.needs_input_grad[1]:
-            dw = _product(grad.t(), used.t())
-        return dx, dw, None
+        a, b = ctx.saved_tensors
+        da = None if b is None else _Product.apply(grad, b.t(), False)
+        db = None if a is None else _Product.apply(grad.t(), a.t(), False)
+        return da, db, None
+
+    @staticmethod
+    def vmap(info, in_dims, a, b, signs):
+        a, b = (t if d is None else t.movedim(d, 0) for t, d in zip((a, b), in_dims))
+        return a @ b.mT, 0
+
+# %% ../../nbs/metaplasticity/10_layers.ipynb #73387d18
+class _SignOfWeight(_Reverse):
+    @staticmethod
+    def forward(w):
+        return w.sign()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+    @staticmethod
+    def vmap(info, in_dims, w):
+        return _SignOfWeight.apply(w), in_dims[0]
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #0eb08966
 _Init = Annotated[str, one_of(("uniform", "normal"))]
@@ -120,24 +160,18 @@ class BinaryLinear(nn.Module):
         out, inp = self.weight.shape
         if not x.ndim or x.shape[-1] != inp:
             raise ValueError(f"`x` must have shape (..., {inp}), got {tuple(x.shape)}")
+        used, wb = sign(x) if self.binarise_input else x, _SignOfWeight.apply(self.weight)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            used, wb = used.to(dtype), wb.to(dtype)
         if x.ndim == 2:
-            return _BinaryLinear.apply(x, self.weight, self.binarise_input)
+            return _Product.apply(used, wb, self.binarise_input)
         rows = math.prod(x.shape[:-1])
-        return _BinaryLinear.apply(x.reshape(rows, inp), self.weight, self.binarise_input).view(*x.shape[:-1], out)
+        return _Product.apply(used.reshape(rows, inp), wb, self.binarise_input).view(*x.shape[:-1], out)
 
     def extra_repr(self) -> str:
         out, inp = self.weight.shape
         return f"{inp}, {out}, binarise_input={self.binarise_input}"
-
-# %% ../../nbs/metaplasticity/10_layers.ipynb #73387d18
-class _SignOfWeight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, w):
-        return w.sign()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad
 
 # %% ../../nbs/metaplasticity/10_layers.ipynb #be1ea05f
 class BinaryConv2d(nn.Module):
