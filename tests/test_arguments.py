@@ -59,6 +59,8 @@ from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.dropen import adversarial_training as report_training
+from robustlit.dropen import gradient_penalties
+from robustlit.dropen import networks as dropen_networks
 from robustlit.experiments import experiment
 from robustlit.filtering import (
     batchnorm_effect,
@@ -730,6 +732,26 @@ CALLS = {
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=LARGER, width=8, init="torchvision"),
+    dropen_networks.LeNet: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
+    dropen_networks.TwoConv: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
+    dropen_networks.VGG11: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
+    dropen_networks.build: dict(name="lenet", data=LARGER, dropout=0.5, width=4, normalise=True),
+    gradient_penalties.input_gradients: dict(model=MODEL, x=X, y=Y, graph=True),
+    gradient_penalties.gradient_cosine: dict(g=torch.rand(4, 9), h=torch.rand(4, 9)),
+    gradient_penalties.gradient_magnitude: dict(g=torch.rand(4, 9)),
+    gradient_penalties.GradientMemory: dict(size=2),
+    gradient_penalties.Ensemble: dict(members=[MODEL]),
+    gradient_penalties.magnitude_attack: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, step_size=0.1, accumulate=True)
+    | dict(start=X, clip=True, h=0.1),
+    gradient_penalties.once_differentiable: dict(model=MODEL, x=X),
+    gradient_penalties.linear_eps: dict(epoch=1, epochs=2, start=0.1, end=0.2),
+    gradient_penalties.StepRate: dict(factor=0.1, every=40),
+    gradient_penalties.DropenCallback: dict(cosine=1.0, smoothness=0.1, memory=2, compare="masks", eps=0.1)
+    | dict(last_eps=0.1, steps=1, relative_step=0.5, accumulate=False, clip=False, reuse=False, h=0.1)
+    | dict(derivative="finite_difference", warm_start=True, compat=["normalised_units"]),
+    gradient_penalties.TRSCallback: dict(cosine=1.0, smoothness=0.1, eps=0.1, last_eps=0.1, steps=1)
+    | dict(relative_step=0.5, accumulate=False, clip=False),
+    gradient_penalties.ADPCallback: dict(entropy=1.0, diversity=0.1),
     scores.area: dict(values=np.ones(3), rule="simpson"),
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
     scores.combined_response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),

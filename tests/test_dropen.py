@@ -63,7 +63,7 @@ def one(model, *callbacks, n=8, dtype=torch.float32, **how):
 class Watch(Callback):
     "Notes the loss and the weights' gradients of every step."
 
-    order = 30
+    order = 40
 
     def __init__(self):
         self.losses, self.gradients = [], []
@@ -284,6 +284,8 @@ def test_attack_with_no_room_or_no_clip():
     assert torch.equal(magnitude_attack(model, x[0], y[0], 0.0), x[0])
     out = magnitude_attack(model, x[0], y[0], 1.0, clip=False)
     assert out.min() < -0.1 and out.max() > 1.1
+    with pytest.raises(ValueError, match="`y` must hold labels from 0 to 9"):
+        magnitude_attack(model, x[0], y[0] + 5)
     with pytest.raises(ValueError, match="`start` must have the shape"):
         magnitude_attack(model, x[0], y[0], start=x[0, :2])
 
@@ -291,7 +293,8 @@ def test_attack_with_no_room_or_no_clip():
 @pytest.mark.parametrize("conv", [dict(), dict(stride=2, padding=1), dict(dilation=2), dict(groups=2, bias=False)])
 def test_lean_convolutions_give_the_same_derivatives(conv):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, **conv), nn.Tanh(), nn.Conv2d(4, 2, 3, padding="same"), nn.Flatten())
+    first, second = nn.Conv2d(2, 32, 3, **conv), nn.Conv2d(32, 2, 3, padding="same")
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Flatten())
     model, x, y = model.double(), torch.rand(3, 2, 9, 9, dtype=torch.double, requires_grad=True), torch.arange(3)
     (g,) = torch.autograd.grad(F.cross_entropy(model(x), y, reduction="sum"), x, create_graph=True)
     (plain,) = torch.autograd.grad(g.square().sum(), x)
@@ -403,6 +406,35 @@ def test_warm_start_takes_up_the_last_moves():
     assert (callback.moves.start(x[0, :3], 0.1) - x[0, :3]).abs().max() > 0.01  # never attacked: at random
 
 
+def test_the_mean_cosine_is_over_batches_that_have_one():
+    x, y = images(8, batches=3, dtype=torch.float32)
+    callback, seen = DropenCallback(steps=0), []
+
+    class Look(Callback):
+        order = 20
+
+        def after_loss(self, learn):
+            if len(callback.memory):
+                (g,) = torch.autograd.grad(F.cross_entropy(learn.logits, learn.yb), callback.leaf, retain_graph=True)
+                seen.append(callback.memory.cosine(8 * g.flatten(1)).item())
+
+    fit(small(dtype=torch.float32), list(zip(x, y)), callback, Look())
+    assert len(seen) == 2 and callback.frame.cosine[0] == pytest.approx(sum(seen) / 2, rel=1e-5)
+
+
+def test_images_are_changed_before_and_not_after():
+    class Noise(Callback):
+        def __init__(self, order):
+            self.order = order
+
+        def before_batch(self, learn):
+            learn.xb = learn.xb * 0.5
+
+    one(small(dtype=torch.float32), DropenCallback(steps=1), Noise(20))
+    with pytest.raises(ValueError, match="give it an `order` below 30"):
+        one(small(dtype=torch.float32), DropenCallback(steps=1), Noise(31))
+
+
 # Checkpoints
 
 
@@ -469,9 +501,11 @@ def test_a_loss_that_is_not_finite_names_step_and_term(tmp_path, name):
     kept, before = path.read_bytes(), {k: v.clone() for k, v in model.state_dict().items()}
     dropen.weights = dropen.weights | ({name: 1e39} if name != "cross_entropy" else {})
     spoiled.append(True)
-    with pytest.raises(FloatingPointError, match=f"step 1 of epoch 2: the term `{name}`"):
+    step = 2 if name == "cosine" else 1  # the first batch has no other to be compared with
+    with pytest.raises(FloatingPointError, match=f"step {step} of epoch 2: the term `{name}`"):
         learn.fit(2, list(zip(x, y)))
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert name == "cosine" or all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(v.isfinite().all() for v in model.state_dict().values())
     assert path.read_bytes() == kept
 
 

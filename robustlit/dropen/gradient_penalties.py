@@ -161,7 +161,11 @@ class _ConvBack(torch.autograd.Function):
     def forward(ctx, g, w, shape, *how):
         ctx.save_for_backward(w)
         ctx.how = how
-        return conv2d_input(shape, w, g, *how)
+        few_to_many = how[3] == 1 and len(w) >= 16 * w.shape[1]
+        if g.device.type != "cpu" or not few_to_many:
+            return conv2d_input(shape, w, g, *how)
+        stride, padding, dilation, _ = how
+        return F.fold(w.flatten(1).T @ g.flatten(2), shape[2:], w.shape[2:], dilation, padding, stride)
 
     @staticmethod
     def backward(ctx, g):
@@ -211,7 +215,9 @@ def _still(model: nn.Module):
 def _steeper(model: nn.Module, a: Tensor, y: Tensor, h: float | None) -> Tensor:
     "How the sum of the squared lengths of the gradients changes with each pixel, exactly or by a difference."
     leaf, state = a.detach().requires_grad_(), None if h is None else random_state()
-    g = _slope(F.cross_entropy(model(leaf.clone()), y, reduction="sum"), leaf, h is None)
+    logits = model(leaf.clone())
+    check_labels(y, len(a), logits.shape[1])
+    g = _slope(F.cross_entropy(logits, y, reduction="sum"), leaf, h is None)
     if h is None:
         (rise,) = torch.autograd.grad(g.square().sum(), leaf)
         return rise
@@ -468,7 +474,7 @@ def _difference(p: _Pass, c: Tensor, h: float) -> Tensor:
 class _Penalty(Callback):
     "Terms that join the loss of every batch."
 
-    order = 20
+    order = 30  # after what changes the images
     exact, in_range, least, step, classes = True, True, 2, 0, 0
     rows = cast(list, [])
     weights = cast(dict, {})  # Of the terms, by name
@@ -477,7 +483,7 @@ class _Penalty(Callback):
         self.rows, self.classes = list(self.rows), 0
 
     def before_epoch(self, learn):
-        self.step, self.images, self.sums = 0, 0, cast(dict, {})
+        self.step, self.images, self.sums = 0, cast(dict, {}), cast(dict, {})
 
     def look(self, learn):
         "Check a batch, and with the first one the network."
@@ -512,7 +518,7 @@ class _Penalty(Callback):
                 raise FloatingPointError(f"training stopped {where}; this step was not made; {do}")
         for name, term in dict(terms, cross_entropy=base).items():
             self.sums[name] = self.sums.get(name, 0.0) + term.detach() * len(learn.yb)
-        self.images += len(learn.yb)
+            self.images[name] = self.images.get(name, 0) + len(learn.yb)
         learn.loss = sum(weighted.values())
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #ac68c0fb
@@ -522,7 +528,7 @@ class _Recorded(_Penalty):
     about = cast(dict, {})  # What else a row holds
 
     def after_epoch(self, learn):
-        means = {k: float(v) / max(1, self.images) for k, v in self.sums.items()}
+        means = {k: float(v) / self.images[k] for k, v in self.sums.items()}
         self.rows, self.step = [*self.rows, dict(epoch=learn.epoch, **self.about, **means)], 0
 
     @property
@@ -572,7 +578,14 @@ class _Attacking(_Recorded):
                 learn.model, x, y, self.now, step_size=size, start=self.start(x), h=h, **self.how
             )
         self.leaf = learn.xb.detach().requires_grad_()
-        learn.xb = self.leaf.clone()  # the first layer may work in place
+        self.shown = learn.xb = self.leaf.clone()  # the first layer may work in place
+
+    def after_loss(self, learn):
+        if learn.xb is not self.shown:
+            do = f"give it an `order` below {self.order}"
+            raise ValueError(
+                f"`callbacks` must change images before {type(self).__name__} sees them, one did later: {do}"
+            )
 
     def after_backward(self, learn):
         learn.xb = learn.xb.detach()
@@ -624,22 +637,23 @@ class _Dropen(_AroundDropen):
     def terms(self, first: Tensor, others: list) -> dict:
         "Cosine and magnitude from the gradients of the passes."
         found, g = {}, first if self.weights["cosine"] else first.detach()
-        if self.compare == "batches":
-            found["cosine"] = self.memory.cosine(g)
-        elif self.weights["cosine"]:
+        if self.compare == "masks" and self.weights["cosine"]:
             found["cosine"] = gradient_cosine(g, others[-1])
+        elif self.compare == "batches" and len(self.memory):
+            found["cosine"] = self.memory.cosine(g)
         if self.weights["smoothness"]:
             clean = first[: len(first) // 2].square().sum() if self.reuse else 0.0
             found["smoothness"] = (clean + others[0].square().sum()) / len(first)
         return found
 
     def after_loss(self, learn):
+        super().after_loss(learn)
         passes, base = self.passes(learn), learn.loss
         gradients = [p.g for p in passes]
         terms, moved = self.terms(gradients[0], gradients[1:]), 0.0
         if not self.exact:
             self.after_fit(learn)
-            total = sum(self.weights[k] * v for k, v in terms.items())
+            total = sum((self.weights[k] * v for k, v in terms.items()), torch.zeros_like(base))
             cs = torch.autograd.grad(total, gradients, allow_unused=True) if total.requires_grad else ()
             moved = sum(_difference(p, c, self.h) for p, c in zip(passes, cs) if c is not None)
         self.join(learn, base, terms if self.exact else {k: v.detach() for k, v in terms.items()})
@@ -753,6 +767,7 @@ class TRSCallback(_OfMembers, _Attacking):
         self.weights = dict(cosine=cosine, smoothness=smoothness)
 
     def after_loss(self, learn):
+        super().after_loss(learn)
         logits, base = self.heard(learn)
         y, half, members = learn.yb, len(learn.yb) // 2, learn.model.members
         gs = [_slope(F.cross_entropy(z, y, reduction="sum"), self.leaf, True) for z in logits]
