@@ -309,7 +309,7 @@ CALLS = {
     preconditions.logits_moved: dict(a=torch.randn(4, 3), b=torch.zeros(4, 3)),
     preconditions.percent_right: dict(right=torch.ones(9)),
     preconditions.seeded_logits: dict(model=perceptron(), x=X, seed=0),
-    preconditions.fewer_right: dict(a=torch.ones(9), b=torch.zeros(9)),
+    preconditions.fewer_right: dict(a=torch.ones(9), b=torch.zeros(9), points=1.0),
     preconditions.why_answers_change: dict(model=MODEL, x=X, seed=0),
     preconditions.warnings_of: dict(model=MODEL, x=X, y=Y, seed=0, images=4),
     stressors.fingerprint: dict(model=MODEL, x=X, y=Y, seed=0),
