@@ -1239,8 +1239,8 @@ def remember(
 ):
     "Keep the texts of a package as they are now, which is what this process runs, whatever is edited later."
     top = package.partition(".")[0]
-    if top in _texts or top == "__main__":
-        return
+    if top == "__main__" or (top in _texts and _listed(top)):
+        return  # a module of one file is read anew: it was imported again
     _texts[top] = {}
     for name in _listed(top) or [top]:
         file = typing.cast(Path, _file_of(name))

@@ -275,8 +275,8 @@ def recorded(
     else:
         print(f"{label}: running", flush=True)
         record = run_record(fn, bound)
-        _note_source(exp, store)
         record = store.write(record, force)
+        _note_source(exp, store)
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
     rows = exp.rows_now(record.frame())
     rows.attrs.update(experiment=exp.name, key=key)

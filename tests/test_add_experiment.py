@@ -75,5 +75,5 @@ def test_the_function_may_stand_in_the_notebook_itself(tmp_path):
     (home / "toss.ipynb").write_text((home / "toss.ipynb").read_text().replace("return 2", "return 3"))
     told = typed("sweep coin -p points 20 -g seed 0,1 --dry-run")
     assert "1 have a record (1 of them stale by __main__." in told and "__main__.sides" in told and "1 to run" in told
-    assert "heads" in typed("run coin -p points 20 --stale") and len([*(tmp_path / "runs").rglob("*.parquet")]) == 2
+    assert "figure:" in typed("run coin -p points 20 --stale") and len([*(tmp_path / "runs").rglob("*.parquet")]) == 2
     assert "stale" not in typed("run coin -p points 20 --dry-run")

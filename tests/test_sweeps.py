@@ -232,7 +232,7 @@ def test_papermill_alone_cannot_record_the_defaults_under_a_misspelt_name(home, 
     )
     assert not store.runs.exists() and not started(tmp_path)
     assert by_papermill(home, tmp_path, cells, level=3, seed=0) is None
-    assert records("local/tiny", store=store).y.tolist() == [0, 3]
+    assert records(open_notebook(str(home / "10_tiny.ipynb")).experiment, store=store).y.tolist() == [0, 3]
 
 
 def test_papermill_without_a_cell_of_parameters_is_noticed(home, store, tmp_path):
