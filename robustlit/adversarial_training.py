@@ -164,8 +164,9 @@ class AdversarialTraining(Paced):
         return {k: getattr(self.attack, k, None) for k in ("step_size", "relative_step")}
 
     def load_state_dict(self, state: dict):
-        for name in [k for k in ("step_size", "relative_step") if hasattr(self.attack, k)]:
-            setattr(self.attack, name, state[name])
+        for name, value in state.items():
+            if hasattr(self.attack, name):
+                setattr(self.attack, name, value)
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #4ca6ce9b
 _OnCollapse = Annotated[str, one_of(("stop", "halve", "go_on"))]
