@@ -294,12 +294,12 @@ def _refusal(s):
     z = logits_of(s.model, shown)
     n, (same, was) = len(z), (len(v) - len(v.unique(dim=0)) for v in (z, s.clean))
     alien, before = (int((v.argmax(1) > s.y.max()).sum()) for v in (z, s.clean))
-    if binomial_tail(same, n, was / n + 0.1) < LEVEL:
+    if binomial_tail(same, n, min(was / n + 0.1, 1.0)) < LEVEL:
         return (
             True,
             f"{same} of {n} slightly noisy images get the same logits as another image ({was} clean ones): they are refused",
         )
-    if binomial_tail(alien, n, before / n + 0.1) < LEVEL:
+    if binomial_tail(alien, n, min(before / n + 0.1, 1.0)) < LEVEL:
         return True, f"{alien} of {n} slightly noisy images are given a class that no label has ({before} clean ones)"
     return False, "slightly noisy images get answers of their own"
 

@@ -363,3 +363,10 @@ def test_a_weak_network_with_normalisation_outside_is_told_from_one_without(nois
         found[name] = range_finding(model.eval(), shown, digits.y_test[:200])
     assert not found["inside"][0], found["inside"][1]
     assert found["outside"][0] == (noise > 0), found["outside"][1]  # a strong one bears it: 94 % instead of 99
+
+
+def test_images_that_repeat_are_audited_like_others():
+    model, x, y = planted.linear()
+    table = audit(model, (x[:4].repeat(15, 1, 1, 1), y[:4].repeat(15)), eps=0.1)
+    assert not table.finding.str.contains("could not be tested").any(), table.finding.tolist()
+    assert not table.red[table.check == "refusal"].any()
