@@ -515,7 +515,7 @@ def _write_cache(path, arrays):
 
 # %% ../nbs/learning/12_sources.ipynb #1849c4a7
 def _build_cache(path, build):
-    "What `build` returns, after writing it to `path`; the caller holds the lock."
+    "What the builder returns, after writing it to `path`; the caller holds the lock."
     try:
         return _read_cache(path)
     except FileNotFoundError:
@@ -545,7 +545,7 @@ def cache_dir() -> Path:
 
 # %% ../nbs/learning/12_sources.ipynb #18830499
 def _cached(key, build):
-    "What `build` returns, a dictionary of arrays, from the cache if it is there."
+    "What the builder returns, a dictionary of arrays, from the cache if it is there."
     path = cache_dir() / f"{key}.npz"
     try:
         return _read_cache(path)
