@@ -283,7 +283,9 @@ CALLS = {
     execution.tagged: dict(cell=NOTEBOOK.cells[0], tag="report"),
     execution.prepared: dict(notebook=NOTEBOOK, report=False),
     execution.own_kernel: dict(env={}),
-    execution.Job: dict(notebook="a", executed="b", parameters={}, env={}, number=0, report=False, progress=False),
+    execution.Job: dict(
+        notebook="a", executed="b", parameters={}, env={}, number=0, report=False, folder="", progress=False
+    ),
     execution.execute: dict(job=execution.Job("one.ipynb", "done.ipynb", {}, {}), parent=0),
     files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
     models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
