@@ -146,7 +146,7 @@ def little_protection(df: pd.DataFrame, scale: str) -> Finding:
     means = pd.Series({key: got.mean for key, got in tests.items()})
     ends = pd.Series({key: max(-got.low, got.high) for key, got in tests.items()})
     met = True if (ends < MARGIN).all() else False if means.abs().max() > MARGIN else None
-    key = ends.index[ends.to_numpy().argmax()]
+    key = max(tests, key=lambda k: max(-tests[k].low, tests[k].high))
     text = f"widest 90 % interval: meta {key[2]:g} - {key[1]:g} at eps {key[0]:g}, [{tests[key].low:+.1f}, {tests[key].high:+.1f}]"
     text += "" if met is not None else f", reaches beyond {MARGIN} points; more seeds are needed to tell"
     return Finding(met, text, {f"eps 0.1, meta {m:g}": table[0.1][m] for m in table[0.1]})
