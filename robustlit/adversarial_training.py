@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from statistics import median
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -132,8 +132,7 @@ class AdversarialTraining(Paced):
         usual = dict(steps=10) if attack == "pgd" else {}
         made, rules = make_attack(attack, **usual | options)
         self.attack, self.rules = copy.copy(made), dict(early_stop=False) | rules
-        self.eps, self.warmup, self.mode = float(eps), float(warmup), mode
-        self.now = self.eps
+        self.eps, self.now, self.warmup, self.mode = float(eps), float(eps), float(warmup), mode
 
     def radius(self, learn) -> float:
         "How far the images of this batch may move."
@@ -148,11 +147,9 @@ class AdversarialTraining(Paced):
         "Let the attack take steps half as long; says how long they are now."
         if not isinstance(self.attack, PGD):
             raise ValueError(f"`attack` has no step that could be halved: {type(self.attack).__name__} is no PGD")
-        if self.attack.step_size is not None:
-            self.attack.step_size /= 2
-            return f"{self.attack.step_size:.3g}"
-        self.attack.relative_step /= 2
-        return f"{self.attack.relative_step:.3g} eps"
+        name = "relative_step" if self.attack.step_size is None else "step_size"
+        setattr(self.attack, name, getattr(self.attack, name) / 2)
+        return f"{getattr(self.attack, name):.3g}" + " eps" * (name == "relative_step")
 
     def before_batch(self, learn):
         super().before_batch(learn)
@@ -168,57 +165,21 @@ class AdversarialTraining(Paced):
             if hasattr(self.attack, name):
                 setattr(self.attack, name, value)
 
-# %% ../nbs/learning/60_adversarial_training.ipynb #4ca6ce9b
+# %% ../nbs/learning/60_adversarial_training.ipynb #5d1e0a0b
 _OnCollapse = Annotated[str, one_of(("stop", "halve", "go_on"))]
 _Points = Annotated[float, between(0, 100)]
 
 
-class OverfittingMonitor(Callback):
-    "PGD beside FGSM on the first images of each epoch; where PGD alone breaks it, go back one epoch, and stop or halve the step."
+class _Watched(Callback):
+    "What is known of each epoch, and the way back to the one before."
 
-    order = 10
-
-    @checked
-    def __init__(
-        self,
-        eps: Eps,  # Radius of that PGD, in pixel units; no more than training has reached
-        on_collapse: _OnCollapse = "stop",  # "stop", "halve" or "go_on"
-        gap: _Points = 20.0,  # Points by which PGD must be below FGSM, beside being below its half
-        steps: Count = 10,  # Of that PGD, a quarter of `eps` each
-        images: Count = 100,  # How many are looked at, the first of each epoch
-    ):
-        self.eps, self.on_collapse, self.gap, self.rows = float(eps), on_collapse, float(gap), []
-        self.images, self.seen = images, []
-        self.attacks = dict(fgsm=make_attack("fgsm")[0], pgd=PGD(steps, relative_step=0.25))
-
-    def before_fit(self, learn):
-        if self.on_collapse == "halve" and not any(isinstance(cb, AdversarialTraining) for cb in learn.callbacks):
-            raise ValueError(
-                "`on_collapse` 'halve' needs an AdversarialTraining among the callbacks, whose steps it halves"
-            )
+    rows, on_collapse = cast(list, []), "stop"
 
     def before_epoch(self, learn):
-        self.seen, self.before = [], copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
+        self.before = copy.deepcopy((learn.model.state_dict(), learn.opt.state_dict()))
 
-    def before_batch(self, learn):
-        if sum(len(x) for x, _ in self.seen) < self.images:
-            self.seen.append((learn.xb, learn.yb))
-
-    def after_epoch(self, learn):
-        x, y = (torch.cat(parts)[: self.images] for parts in zip(*self.seen))
-        radii = [cb.now for cb in learn.callbacks if isinstance(cb, AdversarialTraining)]
-        row = dict(epoch=learn.epoch, eps=min([self.eps, *radii]))
-        for name, attack in self.attacks.items():
-            found = attack_images(learn.model, x, y, row["eps"], attack, generator=torch.Generator().manual_seed(0))
-            row[name] = 100 * float(found.correct.double().mean())
-        row["collapsed"] = row["pgd"] < row["fgsm"] / 2 and row["fgsm"] - row["pgd"] >= self.gap
-        self.rows.append(row)
-        if row["collapsed"]:
-            self._collapsed(
-                learn, f"of {len(x)} training images FGSM leaves {row['fgsm']:.0f} % and PGD {row['pgd']:.0f} %"
-            )
-
-    def _collapsed(self, learn, what):
+    def go_back(self, learn, what):
+        "Warn, and take back the epoch unless told to go on; then stop, or halve the steps."
         done = "training goes on as it is"
         if self.on_collapse != "go_on":
             learn.model.load_state_dict(self.before[0])
@@ -243,6 +204,53 @@ class OverfittingMonitor(Callback):
 
     def load_state_dict(self, state: dict):
         self.rows = list(state["rows"])
+
+# %% ../nbs/learning/60_adversarial_training.ipynb #4ca6ce9b
+class OverfittingMonitor(_Watched):
+    "PGD beside FGSM on the first images of each epoch; where PGD alone breaks it, go back one epoch, and stop or halve the step."
+
+    order = 10
+
+    @checked
+    def __init__(
+        self,
+        eps: Eps,  # Radius of that PGD, in pixel units; no more than training has reached
+        on_collapse: _OnCollapse = "stop",  # "stop", "halve" or "go_on"
+        gap: _Points = 20.0,  # Points by which PGD must be below FGSM, beside being below its half
+        steps: Count = 10,  # Of that PGD, a quarter of `eps` each
+        images: Count = 100,  # How many are looked at, the first of each epoch
+    ):
+        self.eps, self.on_collapse, self.gap, self.rows = float(eps), on_collapse, float(gap), []
+        self.images, self.seen = images, []
+        self.attacks = dict(fgsm=make_attack("fgsm")[0], pgd=PGD(steps, relative_step=0.25))
+
+    def before_fit(self, learn):
+        if self.on_collapse == "halve" and not any(isinstance(cb, AdversarialTraining) for cb in learn.callbacks):
+            raise ValueError(
+                "`on_collapse` 'halve' needs an AdversarialTraining among the callbacks, whose steps it halves"
+            )
+
+    def before_epoch(self, learn):
+        super().before_epoch(learn)
+        self.seen = []
+
+    def before_batch(self, learn):
+        if sum(len(x) for x, _ in self.seen) < self.images:
+            self.seen.append((learn.xb, learn.yb))
+
+    def after_epoch(self, learn):
+        x, y = (torch.cat(parts)[: self.images] for parts in zip(*self.seen))
+        radii = [cb.now for cb in learn.callbacks if isinstance(cb, AdversarialTraining)]
+        row = dict(epoch=learn.epoch, eps=min([self.eps, *radii]))
+        for name, attack in self.attacks.items():
+            found = attack_images(learn.model, x, y, row["eps"], attack, generator=torch.Generator().manual_seed(0))
+            row[name] = 100 * float(found.correct.double().mean())
+        row["collapsed"] = row["pgd"] < row["fgsm"] / 2 and row["fgsm"] - row["pgd"] >= self.gap
+        self.rows.append(row)
+        if row["collapsed"]:
+            self.go_back(
+                learn, f"of {len(x)} training images FGSM leaves {row['fgsm']:.0f} % and PGD {row['pgd']:.0f} %"
+            )
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #c56fe9bd
 class FastTraining(AdversarialTraining):

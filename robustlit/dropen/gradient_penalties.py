@@ -659,14 +659,14 @@ class _Dropen(_AroundDropen):
         self.join(learn, base, terms if self.exact else {k: v.detach() for k, v in terms.items()})
         learn.loss, self.fresh = learn.loss + moved, gradients[0].detach()
 
-# %% ../../nbs/dropen/11_gradient_penalties.ipynb #eaf04902
+# %% ../../nbs/dropen/11_gradient_penalties.ipynb #5d1e0a0a
 COMPARE = ("batches", "masks")
 DERIVATIVES = ("exact", "finite_difference")
 _Compare = Annotated[str, one_of(COMPARE)]
 _Derivative = Annotated[str, one_of(DERIVATIVES)]
 _Slip = Annotated[str, one_of(("normalised_units",))]
 
-
+# %% ../../nbs/dropen/11_gradient_penalties.ipynb #eaf04902
 class DropenCallback(_Dropen):
     "Dropen: input gradients that differ from those of the last batches, and are small where they are largest."
 
