@@ -21,8 +21,8 @@ from robustlit.adversarial_training import (
 )
 from robustlit.attacks import PGD, attack_images
 from robustlit.data import Batches, as_images, load
-from robustlit.dropen.adversarial_training import MagnitudeTraining, attack_radius, report_rate, training_size
-from robustlit.dropen.gradient_penalties import input_gradients
+from robustlit.dropen.adversarial_training import MagnitudeTraining, attack_radius, training_size
+from robustlit.dropen.gradient_penalties import input_gradients, report_rate
 from robustlit.training import Callback, Checkpoint, Learner, StopFit, set_seed
 from robustlit.zoo import find_network, load_network
 

@@ -713,7 +713,7 @@ CALLS = {
     | dict(mode="eval"),
     report_training.attack_radius: dict(data="mnist"),
     report_training.training_size: dict(profile="cpu", data="mnist"),
-    report_training.report_rate: dict(progress=0.5),
+    gradient_penalties.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
     conversion.forward_rectified: dict(stages=STAGES, x=X),
@@ -747,7 +747,6 @@ CALLS = {
     | dict(start=X, clip=True, h=0.1),
     gradient_penalties.once_differentiable: dict(model=MODEL, x=X),
     gradient_penalties.linear_eps: dict(epoch=1, epochs=2, start=0.1, end=0.2),
-    gradient_penalties.StepRate: dict(factor=0.1, every=40),
     gradient_penalties.DropenCallback: dict(cosine=1.0, smoothness=0.1, memory=2, compare="masks", eps=0.1)
     | dict(last_eps=0.1, steps=1, relative_step=0.5, accumulate=False, clip=False, reuse=False, h=0.1)
     | dict(derivative="finite_difference", warm_start=True, compat=["normalised_units"]),

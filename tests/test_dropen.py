@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from robustlit.adversarial_training import LearningRate
 from robustlit.data import Batches, Dataset, load
 from robustlit.dropen import gradient_penalties as gp
 from robustlit.dropen.gradient_penalties import (
@@ -17,7 +18,6 @@ from robustlit.dropen.gradient_penalties import (
     DropenCallback,
     Ensemble,
     GradientMemory,
-    StepRate,
     TRSCallback,
     gradient_cosine,
     gradient_magnitude,
@@ -25,6 +25,7 @@ from robustlit.dropen.gradient_penalties import (
     linear_eps,
     magnitude_attack,
     once_differentiable,
+    report_rate,
 )
 from robustlit.dropen.networks import BUILDERS, build
 from robustlit.intake import ModelError
@@ -311,12 +312,14 @@ def test_schedules_are_those_of_the_report():
     model, seen = small(dtype=torch.float32), []
 
     class Look(Callback):
+        order = LearningRate.order + 1
+
         def before_batch(self, learn):
             seen.append(learn.opt.param_groups[0]["lr"])
 
     x, y = images(2, dtype=torch.float32)
     dropen = DropenCallback(steps=0)
-    fit(model, [(x[0], y[0])], StepRate(), Look(), dropen, epochs=120, lr=1e-3)
+    fit(model, [(x[0], y[0])], LearningRate(report_rate), Look(), dropen, epochs=120, lr=1e-3)
     found = [seen.count(v) for v in dict.fromkeys(seen)]
     assert found == [41, 40, 39]
     assert list(dict.fromkeys(seen)) == pytest.approx([1e-3, 1e-4, 1e-5])
@@ -468,7 +471,7 @@ def run(*callbacks, **how):
     model, data = small(0.5, torch.float32), load("digits").subset(100)
     batches = Batches(data.x_train, data.y_train, 20, generator=generator)
     opt = torch.optim.Adam(model.parameters(), 0.01)
-    return Learner(model, opt, [DropenCallback(**how), StepRate(), *callbacks]).fit(4, batches)
+    return Learner(model, opt, [DropenCallback(**how), LearningRate(report_rate), *callbacks]).fit(4, batches)
 
 
 @pytest.mark.parametrize("how", [{}, dict(warm_start=True, steps=1), dict(derivative="finite_difference")])

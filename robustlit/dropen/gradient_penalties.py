@@ -6,7 +6,7 @@ Docs: https://robustlit.github.io/robustlit/dropen/gradient_penalties.html.md"""
 
 # %% auto #0
 __all__ = ['TINY', 'COMPARE', 'DERIVATIVES', 'input_gradients', 'gradient_cosine', 'gradient_magnitude', 'GradientMemory',
-           'Ensemble', 'magnitude_attack', 'once_differentiable', 'linear_eps', 'StepRate', 'DropenCallback',
+           'Ensemble', 'magnitude_attack', 'once_differentiable', 'linear_eps', 'report_rate', 'DropenCallback',
            'TRSCallback', 'ADPCallback']
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #9289cd4d
@@ -25,7 +25,18 @@ from torch.nn.grad import conv2d_input
 from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
-from ..checks import Count, Eps, NotNegative, above, at_least, check_images, check_labels, checked, one_of
+from robustlit.checks import (
+    Count,
+    Eps,
+    NotNegative,
+    Share,
+    above,
+    at_least,
+    check_images,
+    check_labels,
+    checked,
+    one_of,
+)
 from ..evaluation import look_like_probabilities
 from ..intake import call_model, check_logits, check_ready
 from ..training import Callback, random_state, set_random_state
@@ -379,25 +390,12 @@ def linear_eps(
     return start + (end - start) * epoch / epochs
 
 
-class StepRate(Callback):
-    "The learning rate in three steps, 41, 40 and 39 of 120 epochs long."
-
-    @checked
-    def __init__(
-        self,
-        factor: Annotated[float, above(0)] = 0.1,  # What the rate is multiplied by after each step
-        every: Count = 40,  # Epochs of a step, of 120
-    ):
-        self.factor, self.every = factor, every
-
-    def rate(self, epoch: int, epochs: int = 120) -> float:
-        "What the first rate is multiplied by in an epoch, counted from 0."
-        return self.factor ** max(0, (epoch * 120 // epochs - 1) // self.every)
-
-    def before_epoch(self, learn):
-        for group in learn.opt.param_groups:
-            first = group.setdefault("initial_lr", group["lr"])
-            group["lr"] = first * self.rate(learn.epoch, learn.epochs)
+@checked
+def report_rate(
+    progress: Share,  # Share of the fit that is done
+) -> float:  # What the first rate is multiplied by
+    "The report's schedule: a tenth after 41 and a hundredth after 81 of 120 epochs."
+    return 0.1 ** max(0, (int(120 * progress) - 1) // 40)
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #19c42e2c
 class _Moves:
