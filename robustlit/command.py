@@ -30,7 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(command("run", "run one notebook and show its report"))
     sweep = command("sweep", "run a notebook for a grid of parameters; goes on where it stopped")
     _add_run_options(sweep)
-    axis = "values of a parameter: 0,0.5,1 or 0:5 for 0, 1, 2, 3, 4; all combinations are run"
+    axis = "values of a parameter: 0,0.5,1 or 0:5 for 0, 1, 2, 3, 4 or 0:10:2 or [64,32],[16]; 'a, b' is one text; "
+    axis += "all combinations are run"
     sweep.add_argument("-g", nargs=2, action="append", metavar=("NAME", "VALUES"), help=axis)
     sweep.add_argument("--jobs", type=int, help="how many runs at a time (default: one per core)")
     sweep.add_argument("--scheduler", metavar="ADDRESS", help="hand the runs to this Dask scheduler instead")

@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import inspect
 import itertools
 import math
 import os
@@ -27,6 +28,7 @@ import statistics
 import sys
 import tempfile
 import threading
+import types
 import typing
 import warnings
 from collections.abc import Mapping
@@ -48,36 +50,157 @@ from .experiments import ProfileName
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
 from .records import _written_in, known_experiments, pack, run_table
 
+# %% ../nbs/evidence/90_sweeps.ipynb #639f75e2
+_CLOSES, _QUOTED = (
+    {"[": "]", "(": ")", "{": "}"},
+    re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*')\s*(?=[],)}:]|$)"""),
+)
+
+
+def _split(text: str) -> list:
+    "What stands between the commas that are in no brackets and in no quotes."
+    parts, open_ones, start, i = [], [], 0, 0
+    while i < len(text):
+        c = text[i]
+        if c in "\"'" and re.search(r"(^|[\[({,:])\s*$", text[:i]):
+            quoted = _QUOTED.match(text, i)
+            if quoted is None:
+                raise ValueError(f"`{text}` must close the quote before {text[i:]}, and have a comma after it")
+            i = quoted.end()
+            continue
+        if c in _CLOSES:
+            open_ones.append(c)
+        elif open_ones and c == _CLOSES[open_ones[-1]]:
+            open_ones.pop()
+        elif c == "," and not open_ones:
+            parts, start = [*parts, text[start:i].strip()], i + 1
+        i += 1
+    if open_ones:
+        raise ValueError(f"`{text}` must close its {open_ones[-1]}, or stand in quotes if it is a text")
+    return [*parts, text[start:].strip()]
+
+# %% ../nbs/evidence/90_sweeps.ipynb #c6b6236a
+def _kinds(annotation) -> set:
+    "The types that an annotation allows, without None; empty where it says nothing."
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _kinds(args[0])
+    if origin in (typing.Union, types.UnionType):
+        return {k for a in args for k in _kinds(a)}
+    if origin is typing.Literal:
+        return {type(v) for v in args if v is not None}
+    return {annotation} - {None, type(None), inspect.Parameter.empty, typing.Any, object}
+
+
+def _of_items(annotation):
+    "The annotation of what is in a list or tuple; None where there is none."
+    for kind in _kinds(annotation):
+        if typing.get_origin(kind) is not None and typing.get_args(kind):
+            return typing.get_args(kind)[0]
+    return None
+
+# %% ../nbs/evidence/90_sweeps.ipynb #82992c77
+_NONE = ("null", "Null", "NULL", "None")
+
+
+def _word(text: str):
+    "A number, boolean or None where it is one, else the text."
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    if text in ("", "~", *_NONE):
+        return None
+    if re.fullmatch(r"[-+\d_]+(:[\d_.]+)+", text):  # YAML would take 1:30 for 90
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def _unquoted(text: str, kind: type):
+    "What is in quotes, or in braces."
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ValueError(f"`{text}` is not a value: {' '.join(str(e).split())}") from e
+    if not isinstance(value, kind):
+        raise ValueError(f"`{text}` is not a value: there is more than one pair of quotes or braces")
+    return value
+
 # %% ../nbs/evidence/90_sweeps.ipynb #5fc3c28e
 @checked
 def parse_value(
     text: str,  # As typed
+    annotation=None,  # Of the parameter that is set, such as `int` or `str | None`; None where nothing is known of it
 ):  # A number, boolean, None, string, or list of those
-    "One value as YAML reads it, except that 1e-3 is a number and 1:30 is not."
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    if re.fullmatch(r"[-+\d_]+(:[\d_.]+)+", text):
+    "One value, as the parameter's annotation asks for it."
+    text, kinds = text.strip(), _kinds(annotation)
+    if text[:1] in ("'", '"'):
+        return _unquoted(text, str)
+    if text in _NONE:
+        return None
+    if kinds == {str}:
         return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ValueError(f"`{text}` is not a value: {e}") from e
+    if text[:1] in ("[", "(") and text[-1:] == _CLOSES[text[0]]:
+        return [parse_value(part, _of_items(annotation)) for part in _split(text[1:-1]) if part]
+    if text[:1] == "{" and (kinds or text[-1:] == "}"):
+        return _unquoted(text, dict)
+    if text[:1] in _CLOSES:
+        _split(text)  # says which bracket is open
+    value, plain = _word(text), kinds | ({int} if float in kinds else set())
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        value = int(value)
+    return text if str in kinds and value is not None and type(value) not in plain else value
+
+# %% ../nbs/evidence/90_sweeps.ipynb #b72e590b
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?"
+_LIKE_RANGES = (
+    rf"(?P<a>{_NUMBER})\s*(?:\.\.+|…|–|—|-|\bto\b|:)\s*(?P<b>{_NUMBER})",
+    rf"(?:{_NUMBER})?(?:\s*:\s*(?:{_NUMBER})?)+",
+    rf"{_NUMBER}(?:[\s;]+{_NUMBER})+",
+    r"\.\.+|…",
+    r"(?:np\.|numpy\.)?(?:range|arange|linspace|logspace)\s*\(.*",
+)
+
+
+def _ask_about(part: str):
+    "`ValueError` for what is no range and looks like one."
+    if re.fullmatch(_NUMBER, part):
+        return
+    found = [m for m in (re.fullmatch(form, part) for form in _LIKE_RANGES) if m]
+    if found:
+        ends = [found[0].groupdict().get(k) or "" for k in "ab"]
+        whole = all(re.fullmatch(r"-?\d+", e) for e in ends) and int(ends[0]) < int(ends[1])
+        meant = (
+            "{0}:{1} without {1}, {0}:{2} with it".format(*ends, int(ends[1]) + 1)
+            if whole
+            else "0:5, 0:10:2 or 0,0.1,0.2"
+        )
+        raise ValueError(f"`{part}` looks like a range: did you mean {meant}? A text stands in quotes: \"'{part}'\"")
 
 # %% ../nbs/evidence/90_sweeps.ipynb #2994b59b
 @checked
 def parse_grid(
     text: str,  # Values with commas between them; `0:5` means 0, 1, 2, 3, 4, and `0:10:5` means 0, 5
+    annotation=None,  # Of the parameter that is set; None where nothing is known of it
 ) -> list:  # The values in order
     "The values of one grid axis."
-    values = []
-    for part in re.split(r",(?![^\[]*\])", text):
-        if ends := re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part.strip()):
-            values += range(int(ends[1]), int(ends[2]), int(ends[3] or 1))
-        elif part.strip():
-            values.append(parse_value(part.strip()))
-    if not values:
+    parts, values = _split(text), []
+    if not any(parts):
         raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5 or 0:10:2")
+    for part in parts[: -1 if not parts[-1] else None]:
+        ends = None if _kinds(annotation) == {str} else re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part)
+        if ends:
+            values += (found := range(int(ends[1]), int(ends[2]), int(ends[3] or 1)))
+            if not found:
+                raise ValueError(f"`{part}` holds no value: a range counts up and leaves its end out, as 0:5 or 0:10:2")
+        elif not part:
+            raise ValueError(f"`{text}` must have a value between two commas; null is the profile's choice")
+        else:
+            _ask_about(part) if _kinds(annotation) != {str} else None
+            values.append(parse_value(part, annotation))
     return values
 
 # %% ../nbs/evidence/90_sweeps.ipynb #7480a2b2
@@ -150,6 +273,14 @@ class ExperimentNotebook:
     path: Path  # Absolute
     experiment: Experiment  # Its name, version and profiles
     defaults: dict  # From the notebook's `parameters` cell
+
+    def annotation(self, name: str):
+        "What the experiment says of a parameter, else what its default shows; None where neither tells."
+        given = self.experiment.parameters.get(name)
+        if given is not None and _kinds(given.annotation):
+            return given.annotation
+        default = self.defaults.get(name)
+        return str if isinstance(default, str) else None
 
     def refuse_unknown(self, names):
         "`TypeError` for the first of `names` that the `parameters` cell does not have."
@@ -471,7 +602,7 @@ def _stale_by(causes) -> str:
 # %% ../nbs/evidence/90_sweeps.ipynb #9cabda06
 def _run(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
-    run = plan(notebook, _pairs(args.p, parse_value), profile=args.profile)[0]
+    run = plan(notebook, _pairs(notebook, args.p, parse_value), profile=args.profile)[0]
     stale = _stale_by(_held(notebook, store).get(run.key, ()))
     name, path = notebook.experiment.name, _record_path(store, notebook.experiment.name, run.key)
     again = f", {stale} (--stale runs it again)" if stale else ""
@@ -501,13 +632,20 @@ def _run(args) -> int:
     return 0 if error is None else 1
 
 # %% ../nbs/evidence/90_sweeps.ipynb #23ef6365
-def _pairs(pairs: list | None, parse: typing.Callable) -> dict:
-    "What `-p name value` or `-g name values` was given for, each name once."
+def _pairs(notebook: ExperimentNotebook, pairs: list | None, parse: typing.Callable) -> dict:
+    "What `-p name value` or `-g name values` was given for, each name once, as the parameter's annotation asks for it."
     names = [name for name, _ in pairs or []]
     twice = [n for n, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"`{twice[0]}` must be set once only")
-    return {name: parse(text) for name, text in pairs or []}
+    notebook.refuse_unknown(names)
+    found = {}
+    for name, text in pairs or []:
+        try:
+            found[name] = parse(text, notebook.annotation(name))
+        except ValueError as e:
+            raise ValueError(f"`{name}`: {e}") from None
+    return found
 
 # %% ../nbs/evidence/90_sweeps.ipynb #6d25ceb1
 def _apart(a, b) -> float:
@@ -540,7 +678,7 @@ def _duration(seconds: float) -> str:
 # %% ../nbs/evidence/90_sweeps.ipynb #1dfa2472
 def _sweep(args) -> int:
     notebook, store = open_notebook(args.notebook), Store()
-    runs = plan(notebook, _pairs(args.p, parse_value), _pairs(args.g, parse_grid), args.profile)
+    runs = plan(notebook, _pairs(notebook, args.p, parse_value), _pairs(notebook, args.g, parse_grid), args.profile)
     held = _held(notebook, store)
     have, stale = ([run.key for run in runs if ok(run.key)] for ok in (held.__contains__, held.get))
     again = have if args.force else stale if args.stale else []

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Annotated, Literal
 
 import nbformat
 import papermill
@@ -108,9 +109,69 @@ def test_values(text, value):
 def test_grids():
     assert parse_grid("0:5") == [0, 1, 2, 3, 4] and parse_grid("0,0.5,a") == [0, 0.5, "a"]
     assert parse_grid("-2:1,9") == [-2, -1, 0, 9] and parse_grid("[1,2],[3]") == [[1, 2], [3]]
-    for empty in ("", "3:3", ","):
+    for empty in ("", "3:3", ",", "0,3:3", "5:0"):
         with pytest.raises(ValueError, match="holds no value"):
             parse_grid(empty)
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("'a,b',c", ["a,b", "c"]),
+        ("\"a, b\",'it''s',don't", ["a, b", "it's", "don't"]),
+        ("[[1,2],[3,[1e-3,None]]],[]", [[[1, 2], [3, [0.001, None]]], []]),
+        ("(64, 32),(16,)", [[64, 32], [16]]),
+        ("['a, b', c],{a: [1, 2]}", [["a, b", "c"], {"a": [1, 2]}]),
+        ("None,null,~", [None, None, None]),
+        ("0:10:2,7,", [0, 2, 4, 6, 8, 7]),
+        ("'0..5','1',2020-01-01,# 1", ["0..5", "1", "2020-01-01", "# 1"]),
+    ],
+)
+def test_grids_of_texts_and_lists(text, values):
+    found = parse_grid(text)
+    assert found == values and [type(v) for v in found] == [type(v) for v in values]
+
+
+@pytest.mark.parametrize(
+    "text, annotation, value",
+    [
+        ("1", str, "1"),
+        ("no", str | None, "no"),
+        ("None", str | None, None),
+        ("'None'", str, "None"),
+        ("[a", str, "[a"),
+        ("no", str | int, "no"),
+        ("7", str | int, 7),
+        ("1.0", int, 1),
+        ("1e3", Annotated[int, "any"], 1000),
+        ("1", float, 1),
+        ("[1, no]", list[str], ["1", "no"]),
+        ("[[1, 2.0]]", tuple[tuple[int, ...], ...], [[1, 2]]),
+        ("off", Literal["on", "off"], "off"),
+    ],
+)
+def test_values_are_what_their_annotation_asks_for(text, annotation, value):
+    found = parse_value(text, annotation)
+    assert found == value and type(found) is type(value)
+    if text != "[a":
+        assert parse_grid(f"{text},{text}", annotation) == [value, value]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0..5", "0-5", "0:5:", ":5", "0:1:0.1", "0:10:0", "0 : 5", "0,1,...,5", "range(5)", "0 1 2", "0;1", "0 to 5"],
+)
+def test_what_looks_like_a_range_is_asked_about(text):
+    with pytest.raises(ValueError, match="looks like a range: did you mean .*0:[56]"):
+        parse_grid(text)
+    assert parse_grid(text, str) and parse_grid(f"'{text}'") == [text]
+
+
+@pytest.mark.parametrize("text", ["[1,2", "(1", "'a", "'a'b", "1,,2", "[[1]", "{a: 1"])
+def test_a_grid_that_is_not_closed_is_refused(text):
+    with pytest.raises(ValueError, match=re.escape(text) + "` must") as refused:
+        parse_grid(text)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +186,10 @@ def test_grids():
         (["sweep", "TINY", "-g", "seed", "0:2", "-p", "seed", "1"], "`seed` must be set once only"),
         (["sweep", "TINY", "-g", "seed", "0:2", "-g", "seed", "3"], "`seed` must be set once only"),
         (["sweep", "TINY", "-g", "seed", "2:2"], "holds no value"),
+        (["sweep", "TINY", "-g", "seed", "0..2"], "`seed`: `0..2` looks like a range: did you mean 0:2 without 2"),
+        (["sweep", "TINY", "-g", "seed", "0,one"], "`seed` must be a whole number, got 'one'"),
+        (["run", "TINY", "-p", "seed", "0:2"], "`seed` must be a whole number, got '0:2'"),
+        (["run", "TINY", "-p", "level", "[1"], "`level`: `[1` must close its ["),
         (["sweep", "TINY", "--jobs", "0"], "`--jobs` must be a whole number >= 1"),
         (["sweep", "TINY", "--threads", "-1"], "`--threads` must be a whole number >= 1"),
         (["run", "forgeting"], "'metaplasticity/forgetting'"),
