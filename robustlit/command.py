@@ -139,10 +139,12 @@ def _radius(text: str) -> float:
 
 def _stress(args) -> int:
     from robustlit.data import load
+    from robustlit.files import check_writable
     from robustlit.masking import audit_summary
     from robustlit.report import named_model, write_report
 
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
+    check_writable(page.parent)
     attacks, eps = args.attacks and args.attacks.split(","), args.eps and [_radius(v) for v in args.eps.split(",")]
     model = named_model(args.model, args.weights, args.normalise)
     data = load(args.data, **({} if args.size is None else dict(size=args.size)))

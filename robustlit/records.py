@@ -33,7 +33,7 @@ from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import ProfileName, _renamed_to, _size, _source_of, _text, canonical
-from .files import write_atomically
+from .files import NotWritten, check_writable, write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
 from .store import run_record
@@ -215,7 +215,8 @@ def _note_source(exp: Experiment, store: Store):
     told = {k: os.path.relpath(Path(v).resolve(), store.runs.resolve()) for k, v in files.items() if v}
     if files["source"] is not None:
         path, text = store.runs / exp.name / ".home.json", json.dumps(told)
-        write_atomically(path, lambda f: f.write(text.encode()))
+        with contextlib.suppress(OSError):
+            write_atomically(path, lambda f: f.write(text.encode()), keep=False)
 
 # %% ../nbs/evidence/40_records.ipynb #0e82fa02
 def _sets(text: str, kinds: tuple = (ast.stmt,)) -> set:
@@ -252,6 +253,69 @@ def _refuse_lost_parameters(ran: list):
         if again:
             raise ValueError(f"`{again[0]}` was set by papermill and again later: tag that cell `parameters`{mine}")
 
+# %% ../nbs/evidence/40_records.ipynb #efb876f9
+def _try_places(exp: Experiment, store: Store):
+    "`NotWritten` where the record of a run, or the networks that it may train, could not be filed."
+    networks = store.runs / "networks"
+    for folder in (store.runs / exp.name, *([networks] if os.path.lexists(networks) else [])):
+        check_writable(folder)
+
+
+def _filed(record: Record, store: Store, force: bool) -> Record:
+    "The record that counts, after this one was filed; where that fails the error says how to do it later."
+    try:
+        return store.write(record, force)
+    except NotWritten as e:
+        error = NotWritten(f"{e}; when there is room, robustlit.records.adopt({str(e.kept)!r}) files it")
+        error.kept = e.kept
+        raise error from e
+
+# %% ../nbs/evidence/40_records.ipynb #03878924
+def _claim(store: Store, name: str, key: str, wait: bool = True) -> filelock.BaseFileLock | None:
+    "The lock of a run; None where another process has it."
+    path = store.runs / name / f".{key}.lock"
+    lock = filelock.FileLock(path)
+    try:
+        while True:
+            lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
+            if path.exists():
+                return lock
+            lock.release()  # whoever had it has removed the file
+    except filelock.Timeout:
+        return None
+    except (OSError, NotImplementedError):  # a file system without locks
+        return lock
+
+
+def _release(lock: filelock.BaseFileLock | None):
+    "Give a claim up; after that, whoever waited finds the record."
+    if lock is not None:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+# %% ../nbs/evidence/40_records.ipynb #e346c438
+def _made(exp: Experiment, which: str | Experiment, bound: dict, store: Store, force: bool, label: str) -> Record:
+    "The record of a run that has none: by running it, or from the process that does so at the moment."
+    key, lock = exp.key(bound), None
+    if os.environ.get("ROBUSTLIT_CLAIMED") != key:
+        lock = _claim(store, exp.name, key, wait=False)
+        if lock is None:
+            print(f"{label}: another process is at it, waiting for its record", flush=True)
+            lock = _claim(store, exp.name, key)
+        there = None if force else store.find(exp.name, key)
+        if there is not None:
+            _release(lock)
+            return there
+    try:
+        print(f"{label}: running", flush=True)
+        record = _filed(run_record(which, bound), store, force)
+        _note_source(exp, store)
+        print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
+        return record
+    finally:
+        _release(lock)
+
 # %% ../nbs/evidence/40_records.ipynb #f74287bd
 @checked
 def recorded(
@@ -273,11 +337,8 @@ def recorded(
     if record is not None:
         print(f"{label}: reused{_stale_note(record, exp, store)}", flush=True)
     else:
-        print(f"{label}: running", flush=True)
-        record = run_record(fn, bound)
-        record = store.write(record, force)
-        _note_source(exp, store)
-        print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
+        _try_places(exp, store)
+        record = _made(exp, fn, bound, store, force, label)
     rows = exp.rows_now(record.frame())
     rows.attrs.update(experiment=exp.name, key=key)
     return rows

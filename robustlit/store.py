@@ -331,15 +331,15 @@ def read_records(
     return [p.record for p in parts]
 
 # %% ../nbs/evidence/30_store.ipynb #682c0048
-def _write_table(path: Path, table: pa.Table, exclusive: bool = False, **options) -> bool:
+def _write_table(path: Path, table: pa.Table, exclusive: bool = False, keep: bool = True, **options) -> bool:
     options = dict(compression="zstd") | options
-    return write_atomically(path, lambda f: pq.write_table(table, f, **options), exclusive)
+    return write_atomically(path, lambda f: pq.write_table(table, f, **options), exclusive, keep)
 
 # %% ../nbs/evidence/30_store.ipynb #0ca86ce1
 def _write_run(path: Path, table: pa.Table) -> bool:
     "Write the file of one run, unless it is there: small, and quick to open among thousands."
     quick = dict(compression="snappy", use_dictionary=len(table) > 64, write_statistics=False)
-    return _write_table(path, table, exclusive=True, **quick)
+    return _write_table(path, table, True, True, **quick)
 
 # %% ../nbs/evidence/30_store.ipynb #db009e59
 _few = 32
@@ -358,7 +358,7 @@ def _shelve(folder: Path, seen: dict):
     for kinds, group in groups.items():
         path = folder / f".shelf-{hashlib.sha256(kinds.encode()).hexdigest()[:8]}"
         if len(group) >= _few:
-            _write_table(path, _shelf(group, list(json.loads(kinds))), write_page_checksum=True)
+            _write_table(path, _shelf(group, list(json.loads(kinds))), keep=False, write_page_checksum=True)
             written.add(path)
     for path in {*folder.glob(".shelf-????????")} - written:
         path.unlink(missing_ok=True)

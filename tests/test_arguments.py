@@ -287,7 +287,8 @@ CALLS = {
         notebook="a", executed="b", parameters={}, env={}, number=0, report=False, folder="", progress=False
     ),
     execution.execute: dict(job=execution.Job("one.ipynb", "done.ipynb", {}, {}), parent=0),
-    files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False),
+    files.check_writable: dict(folder="made"),
+    files.write_atomically: dict(path="made.txt", write=lambda f: f.write(b"1"), exclusive=False, keep=True),
     models.network_path: dict(function=perceptron, parameters=dict(seed=0), store=None),
     models.load_or_train: dict(model=MODEL, train=lambda net: None, path="made.pt"),
     report.named_model: dict(model="torch.nn:Flatten", weights=None, normalise="cifar10"),
@@ -603,12 +604,12 @@ CALLS = {
     store.Store: dict(runs="runs", results="results"),
     store.read_records: dict(path="made.parquet"),
     store.run_record: dict(which=one_row, bound=dict(seed=0)),
-    sweeps.parse_value: dict(text="1"),
-    sweeps.parse_grid: dict(text="0:2"),
+    sweeps.parse_value: dict(text="1", annotation=int),
+    sweeps.parse_grid: dict(text="0:2", annotation=int),
     sweeps.find_notebook: dict(which="forgetting"),
     sweeps.open_notebook: dict(which="forgetting"),
     sweeps.plan: dict(notebook=sweeps.open_notebook("forgetting"), given={}, grid={}, profile="smoke"),
-    sweeps.execute_all: dict(jobs=[], n_jobs=1, scheduler=None),
+    sweeps.execute_all: dict(jobs=[], n_jobs=1, scheduler=None, claims=None),
     corruptions.blur: dict(x=X, sigma=1.0, border="mirror", radius=2, vertical_only=True),
     corruptions.corrupt: dict(
         x=X, name="fog", severity=2, calibration="mnist_c", generator=RNG, index=[0, 1, 2, 3], compat="truncate"
@@ -823,7 +824,11 @@ BY_HAND = {
     (statistics.share_interval, "hits"): [-1, 3],
     (statistics.holm, "pvalues"): [[2.0], ["a"]],
 }
-FREE = {"self": "the object itself", "ax": "axes of matplotlib, which is imported only when something is drawn"}
+FREE = {
+    "self": "the object itself",
+    "annotation": "of a parameter: whatever may stand there",
+    "ax": "axes of matplotlib, which is imported only when something is drawn",
+}
 
 
 def label(fn):
