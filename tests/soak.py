@@ -73,12 +73,12 @@ def start(notebook, runs, n, jobs, pause):
         return subprocess.Popen([*ROBUSTLIT, *words, "--threads", "1"], stdout=log, stderr=log, env=env)
 
 
-def shoot(sweep, runs, kind, draw):
+def shoot(sweep, runs, kind, draw, calm):
     "Kill a process of this kind at a random moment of its life; False if the sweep ended before there was one."
     while sweep.poll() is None:
         found = processes(runs)[kind]
         if found:
-            time.sleep(draw.expovariate(0.5))
+            time.sleep(draw.expovariate(1 / calm))
             with_it = [pid for pid in processes(runs)[kind] if pid in found]
             if with_it:
                 os.kill(draw.choice(with_it), signal.SIGKILL)
@@ -87,7 +87,7 @@ def shoot(sweep, runs, kind, draw):
     return False
 
 
-def soak(folder, n, kills, jobs, pause, seed):
+def soak(folder, n, kills, jobs, pause, seed, calm):
     "Sweep until all is recorded, with so many kills on the way; returns (kills by kind, how many sweeps it took)."
     draw, done, rounds, left = random.Random(seed), Counter(), 0, []
     while len(left) < kills:
@@ -96,7 +96,7 @@ def soak(folder, n, kills, jobs, pause, seed):
     while True:
         sweep, rounds = start(folder / "10_drunkard.ipynb", folder / "disturbed", n, jobs, pause), rounds + 1
         while left and sweep.poll() is None:
-            if shoot(sweep, folder / "disturbed", left[0], draw):
+            if shoot(sweep, folder / "disturbed", left[0], draw, calm):
                 done[left.pop(0)] += 1
         code = sweep.wait()
         if code == 0:
@@ -147,6 +147,7 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=60, help="a third each of kernels, workers and whole sweeps")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--pause", type=float, default=0.5, help="seconds that a run takes at least")
+    parser.add_argument("--calm", type=float, default=5.0, help="seconds between two kills, on average")
     parser.add_argument("--here", action="store_true", help="the quiet runs in this process instead of by a sweep")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     args, begin = parser.parse_args(argv), time.monotonic()
@@ -154,7 +155,7 @@ def main(argv=None):
         folder = Path(tmp)
         write_experiment(folder)
         (folder / "quiet").mkdir(), (folder / "disturbed").mkdir()
-        done, rounds = soak(folder, args.runs, args.kills, args.jobs, args.pause, args.seed)
+        done, rounds = soak(folder, args.runs, args.kills, args.jobs, args.pause, args.seed, args.calm)
         leave_in_peace(folder, args.runs, args.jobs, args.pause, not args.here)
         found, held = compare(folder, args.runs), len(contents(folder, "disturbed"))
     print(f"{'runs':>6} {'kernels':>8} {'workers':>8} {'sweeps':>7} {'started':>8} {'records':>8} {'differences':>12}")
