@@ -510,7 +510,7 @@ def _file(store: Store, record: Record, force: bool) -> Record:
 def _stamps(folder: Path, key: str) -> dict:
     "From name of file to (size, time of change), for the records' files of a folder."
     found = {}
-    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
         for e in entries:
             if e.name.startswith(key) and e.name.endswith(".parquet") and _attempt(Path(e.name)):
                 with contextlib.suppress(FileNotFoundError):
