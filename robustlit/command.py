@@ -150,9 +150,14 @@ def _stress(args) -> int:
     data = load(args.data, **({} if args.size is None else dict(size=args.size)))
     with warnings.catch_warnings():
         warnings.showwarning = _said  # ty: ignore[invalid-assignment]
-        rows, checks = write_report(
-            model, data, page, args.suite, args.images, args.model, not args.no_audit, attacks, eps
-        )
+        try:
+            rows, checks = write_report(
+                model, data, page, args.suite, args.images, args.model, not args.no_audit, attacks, eps
+            )
+        except OSError as e:
+            left = page.with_suffix(".partial.csv")
+            kept = f"; the rows are kept in {left}, the same command goes on from there" if left.exists() else ""
+            raise OSError(f"{page} could not be written: {e}{kept}") from e
     short = rows.groupby(["suite", "stressor"], sort=False)["accuracy"].agg(["mean", "min"]).round(1)
     print(
         f"accuracy (%) on {rows['n'].iloc[0]} images of {data.name}, mean and worst over strengths:\n{short.to_string()}\n"

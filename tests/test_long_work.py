@@ -161,6 +161,21 @@ def test_the_page_of_a_stress_test_is_tried_first(tmp_path, capsys, monkeypatch)
     assert "nothing was run" in capsys.readouterr().err
 
 
+def test_rows_of_a_page_that_cannot_be_written_are_kept(places, capsys, monkeypatch):
+    (places / "tinynet.py").write_text(
+        "from torch import nn\ndef make(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(places)
+    (places / "page.csv").mkdir()
+    words = "stress tinynet:make --images 5 --suite noise_blur --no-audit --out page.html".split()
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "page.html could not be written: " in said and "the rows are kept in page.partial.csv" in said
+    assert len((places / "page.partial.csv").read_text().splitlines()) > 5
+    (places / "page.csv").rmdir()
+    assert main(words) == 0 and (places / "page.html").exists()
+
+
 # Nothing is done twice
 
 
