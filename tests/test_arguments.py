@@ -913,6 +913,7 @@ GIVEN = {
     faults.Faults: "what `faulty` gives",
     stdp.Night: "what `sleep` gives",
     store.Record: "what a store gives",
+    execution.Worker: "is given jobs, which are checked: tests/test_long_work.py",
     sweeps.Run: "what `plan` gives",
     sweeps.ExperimentNotebook: "what `open_notebook` gives",
     attacks.AutoAttack: "needs a package that is not always there",
