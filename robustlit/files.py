@@ -57,6 +57,9 @@ class NotWritten(OSError):
 
 def _elsewhere(path: Path, write: Callable) -> Path | None:
     "Where the contents of a file were kept that could not be written; None if nowhere."
+    cache = os.environ.get("ROBUSTLIT_CACHE") or platformdirs.user_cache_path("robustlit", appauthor=False)
+    if Path(cache).expanduser().absolute() in path.absolute().parents:
+        return None  # decoded data, which are large and made again
     folder = f"robustlit-kept/{hashlib.sha256(bytes(path.absolute().parent)).hexdigest()[:8]}"
     for place in (platformdirs.user_state_path() / folder, None):
         with contextlib.suppress(OSError, RuntimeError):

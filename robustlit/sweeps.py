@@ -667,13 +667,15 @@ def _try_places(notebook: ExperimentNotebook, store: Store):
 def _claims(notebook: ExperimentNotebook, runs: list, store: Store, again: list) -> Claims:
     "What `execute_all` asks before it gives a job away."
     name = notebook.experiment.name
+    before = {k: r.about["checksum"] for k, r in store.load(name).items() if k in again}
 
     def claim(job: Job):
         key = runs[job.number].key
         lock = _claim(store, name, key, wait=False)
         if lock is None:
             return False
-        if key not in again and store.find(name, key) is not None:
+        found = store.find(name, key)
+        if found is not None and found.about["checksum"] != before.get(key):
             _release(lock)
             return True
         job.env["ROBUSTLIT_CLAIMED"] = key  # the notebook need not wait for the claim
