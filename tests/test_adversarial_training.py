@@ -21,8 +21,9 @@ from robustlit.adversarial_training import (
 )
 from robustlit.attacks import PGD, attack_images
 from robustlit.data import Batches, as_images, load
-from robustlit.dropen.adversarial_training import MagnitudeTraining, attack_radius, training_size
+from robustlit.dropen.adversarial_training import MagnitudeTraining
 from robustlit.dropen.gradient_penalties import input_gradients, report_rate
+from robustlit.dropen.training_methods import attack_radius, training_size
 from robustlit.training import Callback, Checkpoint, Learner, StopFit, set_seed
 from robustlit.zoo import find_network, load_network
 
