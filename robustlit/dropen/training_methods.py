@@ -74,7 +74,7 @@ def _model(given: dict, shown: Dataset, width: int | None) -> nn.Module:
 
 def _trained(given: dict, way=None, replays: int = 1) -> tuple:
     "The network of these settings, and what trains it."
-    about, seed, compat = training_size(given["profile"], given["data"]), given["seed"], given.get("compat")
+    about, seed, compat = training_size(given["profile"], given["data"]), given["seed"], given.get("compat") or None
     full, n = load(given["data"], size=about["size"]), about["n_train"]
     shown = full if n is None or n >= len(full.x_train) else full.subset(n)
     set_seed(seed)
@@ -83,8 +83,7 @@ def _trained(given: dict, way=None, replays: int = 1) -> tuple:
     def train(model):
         set_seed(seed)
         size, callbacks = about["batch_size"], [LearningRate(report_rate), Progress(), *([way] if way else [])]
-        rules = dict(generator=order, drop_last=len(shown.x_train) >= size)
-        rules |= dict(augment=_report_images(shown)) if compat else {}
+        rules = dict(generator=order, drop_last=len(shown.x_train) >= size, augment=compat and _report_images(shown))
         batches = Batches(shown.x_train, shown.y_train, size, **cast(dict, rules))
         opt = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7, weight_decay=1e-4)
         epochs = given["epochs"] or about["epochs"]
@@ -113,19 +112,19 @@ def _report_pgd(seed=0, data="mnist", profile="cpu", kind=None, dropout=0.5, epo
 # %% ../../nbs/dropen/13_training_methods.ipynb #8a71da3e
 @network(parent="direct")
 def _dropen(
-    seed=0,
-    data="mnist",
-    profile="cpu",
-    kind=None,
-    dropout=0.5,
-    epochs=None,
-    compat=False,
-    cosine=10.0,
-    smoothness=0.2,
-    memory=5,
-    compare="batches",
-    steps=6,
-    accumulate=True,
+    seed=0,  # Of the weights, the order of images, masks and starts
+    data="mnist",  # A name that `load` knows
+    profile="cpu",  # How long and on how many images
+    kind=None,  # A name in `BUILDERS`; by the data if None
+    dropout=0.5,  # Chance of each feature to be dropped while training
+    epochs=None,  # The profile's if None
+    compat=False,  # Images as in the report's code
+    cosine=10.0,  # Weight of the mean absolute cosine
+    smoothness=0.2,  # Weight of the mean squared gradient
+    memory=5,  # Batches with whose gradients the present ones are compared
+    compare="batches",  # With earlier batches, or "masks"
+    steps=6,  # Of the inner attack
+    accumulate=True,  # Signs of the sum of all gradients so far
 ):
     "Dropen: input gradients that differ from the last batches', and are small where they are largest."
     given, knobs = locals(), ("cosine", "smoothness", "memory", "compare", "steps", "accumulate")
