@@ -156,10 +156,8 @@ def order_of_descents(df: pd.DataFrame, scale: str) -> Finding:
     "Whether the order holds everywhere, and what the clean accuracies are."
     wide = descents(df)
     gaps = pd.DataFrame(dict(first=wide["report_pgd"] - wide["dropen"], second=wide["direct"] - wide["report_pgd"]))
-    cells = [
-        f"{d}, eps {e}: " + " < ".join(f"{v:.1f}" for v in part[_METHODS].mean())
-        for (d, e), part in wide.groupby(level=[0, 1])
-    ]  # ty: ignore[not-iterable]
+    means = wide.groupby(level=["data", "strength"])[_METHODS].mean()
+    cells = [f"{d}, eps {e}: " + " < ".join(f"{v:.1f}" for v in m) for (d, e), m in zip(means.index, means.to_numpy())]
     clean = df[(df["space"] == "report") & (df["stressor"] == "clean")].groupby(["data", "network"])["accuracy"].mean()
     told = "; clean: " + ", ".join(f"{d} {n} {v:.1f} %" for (d, n), v in clean.items())
     values = {"smallest gap": gaps.min(axis=1).groupby(level="seed").min().to_numpy()}

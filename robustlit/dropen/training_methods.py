@@ -49,7 +49,7 @@ def training_size(
     "How long and on how many images the networks of a profile train."
     usual = dict(n_train=None, epochs=120, batch_size=1000, size=None, width=None)
     if profile == "smoke":
-        usual |= dict(n_train=200, epochs=2, batch_size=50, width=4, size=28 if data == "digits" else None)
+        usual |= dict(n_train=400, epochs=4, batch_size=20, width=8, size=28 if data == "digits" else None)
     if profile == "cpu":
         usual |= dict(epochs=10, batch_size=100) | _cpu.get(str(data), {})
     return usual
