@@ -59,7 +59,14 @@ from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.dropen import adversarial_training as report_training
-from robustlit.dropen import gradient_penalties
+from robustlit.dropen import gradient_masking as dropen_masking
+from robustlit.dropen import (
+    gradient_penalties,
+    penalty_ablation,
+    report_tables,
+    robust_accuracy,
+    training_methods,
+)
 from robustlit.dropen import networks as dropen_networks
 from robustlit.experiments import experiment
 from robustlit.filtering import (
@@ -124,6 +131,10 @@ AUDIT = pd.DataFrame(dict(check=["range"], kind=["cause"], red=[False], finding=
 AUDITS = AUDIT.assign(red=True, network="a", seed=0)
 RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], accuracy=[90.0, 91.0, 80.0, 82.0]))
 RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
+DESCENTS = pd.DataFrame(dict(space="report", suite="linf", stressor="pgd", data="mnist", strength=0.7, seed=[0, 1]))
+DESCENTS = DESCENTS.assign(network="dropen", descent=50.0, accuracy=40.0)
+ABLATED = pd.DataFrame(dict(variant=["dropen", "no_cosine"] * 2, stressor="worst", seed=[0, 0, 1, 1]))
+ABLATED = ABLATED.assign(accuracy=[20.0, 10, 22, 11])
 SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
 TESTS = pd.DataFrame(
     dict(part="test", network=["awake", "best"], seed=0, stressor="blur", strength=1.0, accuracy=[9.0, 8.0])
@@ -710,9 +721,7 @@ CALLS = {
     adversarial_training.GradientRegularisation: dict(weight=1.0),
     adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
     report_training.MagnitudeTraining: dict(eps=0.1, last_eps=0.2, steps=3, relative_step=0.3, accumulate=True)
-    | dict(mode="eval"),
-    report_training.attack_radius: dict(data="mnist"),
-    report_training.training_size: dict(profile="cpu", data="mnist"),
+    | dict(mode="eval", compat=["normalised_units"]),
     gradient_penalties.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
@@ -752,6 +761,19 @@ CALLS = {
     | dict(derivative="finite_difference", warm_start=True, compat=["normalised_units"]),
     gradient_penalties.TRSCallback: dict(cosine=1.0, smoothness=0.1, eps=0.1, last_eps=0.1, steps=1)
     | dict(relative_step=0.5, accumulate=False, clip=False),
+    training_methods.attack_radius: dict(data="mnist"),
+    training_methods.training_size: dict(profile="smoke", data="digits"),
+    training_methods.unseen_images: dict(data="digits", images=20, profile="smoke"),
+    training_methods.report_images: dict(data=DIGITS),
+    training_methods.report_network: dict(model=MODEL),
+    report_tables.report_attack: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, generator=torch.Generator()),
+    report_tables.descent: dict(clean=90.0, attacked=10.0),
+    report_tables.descents: dict(rows=DESCENTS, space="report"),
+    robust_accuracy.side_by_side: dict(rows=DESCENTS),
+    dropen_masking.audits_of: dict(rows=DESCENTS.assign(network="direct")),
+    penalty_ablation.batch_cosine: dict(model=MODEL, x=X, y=Y, batch_size=2),
+    penalty_ablation.gradient_lengths: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1),
+    penalty_ablation.gain_over: dict(rows=ABLATED, a="dropen", b="no_cosine", stressor="worst"),
     gradient_penalties.ADPCallback: dict(entropy=1.0, diversity=0.1),
     scores.area: dict(values=np.ones(3), rule="simpson"),
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),
