@@ -179,9 +179,10 @@ def tabled(shift=0.0, gap=10.0):
         for i, name in enumerate(("dropen", "report_pgd", "direct")):
             for seed in range(3):
                 value = of[name] + shift if gap is None else 50 + gap * i + seed
-                about = dict(space="report", data=data, network=name, seed=seed)
-                rows.append(about | dict(stressor="pgd", strength=eps, descent=value, accuracy=50.0))
-                rows.append(about | dict(stressor="clean", strength=0.0, descent=0.0, accuracy=97.0))
+                for space in ("report", "pixel"):
+                    about = dict(space=space, data=data, network=name, seed=seed)
+                    rows.append(about | dict(stressor="pgd", strength=eps, descent=value, accuracy=50.0))
+                    rows.append(about | dict(stressor="clean", strength=0.0, descent=0.0, accuracy=97.0))
     return pd.DataFrame(rows)
 
 
@@ -220,7 +221,7 @@ def test_claims_on_robust_accuracy():
 
 def audited(red=False, worst=48.0):
     rows = [
-        dict(data=d, seed=s, check="convergence", red=red and d == "mnist", pgd=50.0, worst=worst)
+        dict(data=d, seed=s, check="convergence", kind="cause", red=red and d == "mnist", pgd=50.0, worst=worst)
         for d in ("mnist", "cifar10")
         for s in range(3)
     ]
@@ -241,7 +242,7 @@ def ablated(**left):
         dict(variant=v, seed=s, stressor=k, accuracy=a + 0.3 * s * (1 + i), cosine=0.1, floor=0.03)
         for i, (v, a) in enumerate(left.items())
         for s in range(3)
-        for k in ("clean", "worst")
+        for k in ("clean", "pgd", "worst")
     ]
     return pd.DataFrame(rows)
 
@@ -266,3 +267,16 @@ def test_claim_on_bigger_networks():
 
     assert bigger_is_better(rows(40, 20), "cpu").outcome == "holds"
     assert bigger_is_better(rows(20, 20), "cpu").outcome == "fails"
+
+
+def test_a_refuted_claim_names_a_second_route():
+    found = [
+        order_of_descents(tabled(gap=2)),
+        sizes_of_descents(tabled(gap=None, shift=-9)),
+        more_robust(attacked(dropen=(90, 40, 30), report_pgd=(97, 30, 30), direct=(98, 10, 5))),
+        surpasses_madry(attacked(dropen=(96, 80, 30), madry=(96, 60, 40))),
+        is_not_masked(audited(red=True)),
+        cosine_helps(ablated(dropen=20, no_cosine=20)),
+    ]
+    assert all(f.outcome == "fails" and f.second for f in found)
+    assert "convergence" in found[4].second and "PGD-50" in found[5].second

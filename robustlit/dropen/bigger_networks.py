@@ -85,4 +85,7 @@ def bigger_is_better(df: pd.DataFrame, scale: str) -> Finding:
     )
     told = f"descent smaller by {less.mean:+.1f} [{less.low:+.1f}, {less.high:+.1f}], worst attack {more.mean:+.1f} [{more.low:+.1f}, {more.high:+.1f}]"
     values = {"descent": (lost[small] - lost[big]).to_numpy(), "worst attack": (left[big] - left[small]).to_numpy()}
-    return Finding(bool(less.low > 0 and more.low > 0), told, values, unit="points")
+    by_pgd = df[df["stressor"] == "pgd"].pivot_table("accuracy", "seed", "kind")
+    met, also = bool(less.low > 0 and more.low > 0), paired_difference(by_pgd[big].to_numpy(), by_pgd[small].to_numpy())
+    second = "" if met else f"accuracy under PGD-50 alone {also.mean:+.1f} [{also.low:+.1f}, {also.high:+.1f}]"
+    return Finding(met, told, values, unit="points", second=second)

@@ -90,4 +90,7 @@ def is_not_masked(df: pd.DataFrame, scale: str) -> Finding:
         for d, p in runs.groupby(level="data")
     ]
     values = {f"{d}, PGD less cascade": v.to_numpy() for d, v in short.groupby(level="data")}
-    return Finding(bool((short <= 5).all() and not runs["red"].any()), "; ".join(told), values, unit="points")
+    met = bool((short <= 5).all() and not runs["red"].any())
+    causes = df[df["red"] & (df["kind"] == "cause")].groupby("data")["check"].agg(lambda v: ", ".join(sorted(set(v))))
+    second = f"red checks that name a cause: {', '.join(f'{d}: {v}' for d, v in causes.items()) or 'none'}"
+    return Finding(met, "; ".join(told), values, unit="points", second="" if met else second)
