@@ -59,8 +59,9 @@ from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.dropen import adversarial_training as report_training
-from robustlit.dropen import gradient_penalties
+from robustlit.dropen import gradient_penalties, training_methods
 from robustlit.dropen import networks as dropen_networks
+from robustlit.dropen import subnetworks as dropen_subnetworks
 from robustlit.experiments import experiment
 from robustlit.filtering import (
     batchnorm_effect,
@@ -157,6 +158,10 @@ WITHOUT_CHANNELS = pd.DataFrame(
 )
 WITHOUT_CHANNELS = WITHOUT_CHANNELS.assign(eps=0.0, accuracy=[90.0, 80.0])
 ARMS = pd.DataFrame(dict(arm=["none", "negative"], seed=0, after=2, start=1, stressor="fgsm", accuracy=[50.0, 60.0]))
+TRANSFERRED = pd.DataFrame(dict(source=["mask 0", "whole"], target=["mask 1", "other 1"], pair=["masks", "seeds"]))
+TRANSFERRED = TRANSFERRED.assign(transfer=[90.0, 50.0], broken=[10, 5], cosine=0.5, network="direct", seed=0)
+TRANSFERRED = TRANSFERRED.assign(profile="cpu", hardware="GPU")
+DROPPING = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
 BYTES, LOGITS = (255 * X).byte(), torch.eye(4)
 WRONG = (MODEL(X).argmax(1) + 1) % 10
@@ -711,8 +716,8 @@ CALLS = {
     adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
     report_training.MagnitudeTraining: dict(eps=0.1, last_eps=0.2, steps=3, relative_step=0.3, accumulate=True)
     | dict(mode="eval"),
-    report_training.attack_radius: dict(data="mnist"),
-    report_training.training_size: dict(profile="cpu", data="mnist"),
+    training_methods.attack_radius: dict(data="mnist"),
+    training_methods.training_size: dict(profile="cpu", data="mnist"),
     gradient_penalties.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
@@ -734,6 +739,12 @@ CALLS = {
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=LARGER, width=8, init="torchvision"),
+    dropen_subnetworks.subnetwork: dict(model=DROPPING, seed=1),
+    dropen_subnetworks.monte_carlo_dropout: dict(model=DROPPING, passes=2),
+    dropen_subnetworks.transfer_rate: dict(right=Y == Y, source=Y == 1, target=Y == 1),
+    dropen_subnetworks.transfer_matrix: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_by_pair: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_maps: dict(rows=TRANSFERRED),
     dropen_networks.LeNet: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.TwoConv: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.VGG11: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
