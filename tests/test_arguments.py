@@ -59,7 +59,7 @@ from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.dropen import adversarial_training as report_training
-from robustlit.dropen import gradient_penalties, training_methods
+from robustlit.dropen import gradient_penalties, loss_surface, training_methods
 from robustlit.dropen import networks as dropen_networks
 from robustlit.dropen import subnetworks as dropen_subnetworks
 from robustlit.experiments import experiment
@@ -161,6 +161,11 @@ ARMS = pd.DataFrame(dict(arm=["none", "negative"], seed=0, after=2, start=1, str
 TRANSFERRED = pd.DataFrame(dict(source=["mask 0", "whole"], target=["mask 1", "other 1"], pair=["masks", "seeds"]))
 TRANSFERRED = TRANSFERRED.assign(transfer=[90.0, 50.0], broken=[10, 5], cosine=0.5, network="direct", seed=0)
 TRANSFERRED = TRANSFERRED.assign(profile="cpu", hardware="GPU")
+SURFACE = pd.DataFrame(dict(suite=["linf", "surface", *["slice"] * 7], strength=[0.1, *[0.0] * 4, 1.0, 0.0, 0.0, 0.0]))
+SURFACE = SURFACE.assign(along=0.0, across=0.0, loss=1.0, predicted=1.0, label=3.0, **ABOUT_RUN, profile="cpu")
+SURFACE = pd.concat([SURFACE, *(SURFACE[1:2].assign(along=a, across=b) for a, b in ((0, 1), (1, 0), (1, 1)))])
+SURFACE = SURFACE.assign(u=[0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0], v=[0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0])
+SURFACE = SURFACE.assign(corner=[0, 0, -1, -1, -1, -1, 0, 1, 2, 0, 0, 0], hardware="GPU")
 DROPPING = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
 BYTES, LOGITS = (255 * X).byte(), torch.eye(4)
@@ -745,6 +750,12 @@ CALLS = {
     dropen_subnetworks.transfer_matrix: dict(rows=TRANSFERRED),
     dropen_subnetworks.transfer_by_pair: dict(rows=TRANSFERRED),
     dropen_subnetworks.transfer_maps: dict(rows=TRANSFERRED),
+    loss_surface.gradient_norms: dict(model=MODEL, x=X, y=Y, loss="cw"),
+    loss_surface.curvature: dict(model=MODEL, x=X, y=Y, loss="cw", h=0.1),
+    loss_surface.loss_plane: dict(model=MODEL, x=X, y=Y, eps=0.1, points=2, reach=1.0, seed=0),
+    loss_surface.decision_slice: dict(model=MODEL, x=X[:3], points=2, margin=0.1),
+    loss_surface.surface_figure: dict(rows=SURFACE),
+    loss_surface.slice_figure: dict(rows=SURFACE),
     dropen_networks.LeNet: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.TwoConv: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.VGG11: dict(data=LARGER, dropout=0.5, width=4, normalise=True),

@@ -1,5 +1,6 @@
 "Paper 4: sub-networks of a dropout network, and the surface of its loss."
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from robustlit.attacks import attack_images
 from robustlit.claims import known_claims
-from robustlit.data import Dataset
+from robustlit.data import Dataset, load
+from robustlit.dropen import loss_surface as L
 from robustlit.dropen import subnetworks as S
+from robustlit.dropen.loss_surface import (
+    curvature,
+    decision_slice,
+    gradient_norms,
+    loss_plane,
+    slice_figure,
+    surface_figure,
+)
 from robustlit.dropen.networks import BUILDERS, build
-from robustlit.dropen.subnetworks import monte_carlo_dropout, subnetwork, transfer_by_pair, transfer_rate
+from robustlit.dropen.subnetworks import monte_carlo_dropout, subnetwork, transfer_by_pair, transfer_maps, transfer_rate
 from robustlit.evaluation import logits_of
 from robustlit.zoo import load_network
 
@@ -212,3 +223,209 @@ def test_d12_needs_attacks_that_break_something_and_both_datasets():
     assert CLAIMS["D-12"](transfers([95] * 3, [70] * 3, broken=50), "cpu").outcome == "not measured"
     both = [transfers([95] * 3, [70] * 3), transfers([95] * 3, [94] * 3, data="cifar10")]
     assert CLAIMS["D-12"](pd.concat(both), "paper").outcome == "fails"
+
+
+# Steepness and bend
+
+
+def transcribed_slope(model, x, y, objective):
+    "One image at a time."
+    rows = []
+    for one, label in zip(x, y):
+        leaf = one[None].clone().requires_grad_()
+        z = model(leaf)[0]
+        rivals = torch.cat([z[:label], z[label + 1 :]])
+        loss = -z.log_softmax(0)[label] if objective == "ce" else rivals.max() - z[label]
+        rows.append(torch.autograd.grad(loss, leaf)[0].flatten())
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("objective", ["ce", "cw"])
+def test_gradient_norms_equal_a_plain_transcription(objective):
+    model, (x, y) = small(0.5), images(7)
+    expected = transcribed_slope(model, x, y, objective).square().sum(1).sqrt()
+    model.train()
+    torch.testing.assert_close(gradient_norms(model, x, y, objective), expected, rtol=1e-10, atol=0)
+    assert model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_curvature_is_the_second_derivative_along_the_gradient():
+    model, (x, y) = small(act=nn.Tanh), images(4)
+    found = curvature(model, x, y, h=1e-5)
+    for k in range(4):
+        loss = lambda v, k=k: F.cross_entropy(model(v.view(1, 1, 8, 8)), y[k : k + 1])
+        hessian = torch.autograd.functional.hessian(loss, x[k].flatten())
+        g = transcribed_slope(model, x, y, "ce")[k]
+        unit = g / g.norm()
+        assert found[k].item() == pytest.approx((unit @ hessian @ unit).item(), rel=1e-3)
+
+
+def test_a_plane_of_logits_does_not_bend():
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(), images(5)
+    w = model[1].weight
+    best = model(x).scatter(1, y[:, None], -np.inf).argmax(1)
+    torch.testing.assert_close(gradient_norms(model, x, y, "cw"), (w[best] - w[y]).norm(dim=1).detach())
+    assert curvature(model, x, y, "cw", h=1e-3).abs().max() < 1e-9
+
+
+def test_no_gradient_no_bend():
+    class Constant(nn.Module):
+        def forward(self, x):
+            return 0 * x.flatten(1)[:, :10]
+
+    x, y = images(3)
+    assert (gradient_norms(Constant(), x, y, "cw") == 0).all() and (curvature(Constant(), x, y, "cw") == 0).all()
+
+
+# The surface
+
+
+def test_the_plane_holds_the_clean_loss_and_that_of_fgsm():
+    model, (x, y) = small().float(), images(6)
+    x, eps = x.float(), 0.07
+    plane = loss_plane(model, x, y, eps, points=7, reach=1.5).set_index(["along", "across"])
+    assert len(plane) == 49 and (plane.n == 6).all()
+    clean = F.cross_entropy(model(x), y).item()
+    attacked = attack_images(model, x, y, eps, "fgsm", early_stop=False)
+    assert plane.loss[0, 0] == pytest.approx(clean, rel=1e-5)
+    assert plane.loss[1, 0] == pytest.approx(attacked.loss.mean().item(), rel=1e-5)
+    assert plane.accuracy[1, 0] == pytest.approx(100 * attacked.correct.double().mean().item())
+    assert plane.loss[1, 0] > clean > plane.loss[-1, 0]
+
+
+def test_random_signs_are_those_of_the_seed_and_nearly_level():
+    model, (x, y) = small().float(), images(6)
+    planes = [loss_plane(model, x.float(), y, 0.1, points=3, seed=s).loss for s in (0, 0, 1)]
+    assert planes[0].equals(planes[1]) and not planes[0].equals(planes[2])
+    rise = lambda p: p[p.along == 1.5].loss.mean() - p[p.along == -1.5].loss.mean()
+    plane = loss_plane(model, x.float(), y, 0.1, points=3)
+    turned = plane.rename(columns=dict(along="across", across="along"))
+    assert rise(plane) > 3 * abs(rise(turned))
+
+
+def test_pixels_of_the_surface_are_images_and_steps_add_up():
+    seen = []
+
+    class Watched(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self.model = model
+
+        def forward(self, x):
+            seen.append(x.detach())
+            return self.model(x)
+
+    x, y = images(4)
+    loss_plane(Watched(small().float()), x.float().round(), y, 0.2, points=3)
+    assert all(0 <= v.min() and v.max() <= 1 for v in seen)
+    assert max((v - x.round()).abs().max().item() for v in seen) == pytest.approx(2 * 0.3, abs=1e-6)
+
+
+# The slice
+
+
+def test_the_slice_hits_its_three_images_and_mixes_them():
+    model, (x, _) = small().float(), images(3)
+    x = x.float()
+    cut = decision_slice(model, x, points=9, margin=0.3)
+    ends, grid = cut[cut.corner >= 0], cut[cut.corner < 0]
+    assert len(grid) == 81 and ends.corner.tolist() == [0, 1, 2]
+    assert ends.predicted.tolist() == model(x).argmax(1).tolist() and ends.distance.max() < 1e-6
+    at = ends[["u", "v"]].to_numpy()
+    sides = [np.linalg.norm(at[a] - at[b]) for a, b in ((0, 1), (0, 2), (1, 2))]
+    lengths = [(x[a] - x[b]).norm().item() for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert sides == pytest.approx(lengths, rel=1e-5)
+    shares = np.linalg.solve((at[1:] - at[0]).T, (grid[["u", "v"]].to_numpy() - at[0]).T)
+    edges = (x[1:] - x[0]).flatten(1).double()
+    made = x[0].flatten().double() + torch.tensor(shares.T) @ edges
+    expected = model(made.float().view(-1, 1, 8, 8)).argmax(1).numpy()
+    assert (grid.predicted.to_numpy() == expected).mean() > 0.98  # rounding at a border
+    away = (made[:, None] - x.flatten(1).double()[None]).abs().amax(2).amin(1)
+    np.testing.assert_allclose(grid.distance, away, atol=1e-5)
+    low, high = at.min(0), at.max(0)
+    assert (grid[["u", "v"]].min() <= low).all() and (grid[["u", "v"]].max() >= high).all()
+
+
+def test_three_images_that_span_no_plane_are_refused():
+    model, (x, _) = small().float(), images(3)
+    x = x.float()
+    for three in (x[[0, 0, 1]], x[[0, 1, 1]], x[[0, 1, 0]], torch.stack([x[0], (x[0] + x[1]) / 2, x[1]])):
+        with pytest.raises(ValueError, match="`x` must hold three images that span a plane"):
+            decision_slice(model, three)
+    for two in (x[:2], x.repeat(2, 1, 1, 1)):
+        with pytest.raises(ValueError, match="`x` must hold three images, got"):
+            decision_slice(model, two)
+
+
+# The experiment
+
+
+@pytest.fixture(scope="module")
+def surface(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROBUSTLIT_RUNS", str(tmp_path_factory.mktemp("runs")))
+        about = L.loss_surface.profiles["smoke"]
+        yield L.loss_surface(**about), load_network("dropen/direct", 0, **about_network(about))
+
+
+def test_rows_of_the_surface(surface):
+    rows, model = surface
+    assert rows[["suite", "stressor", "strength", "unit", "n", "objective"]].notna().all().all()
+    assert rows.suite.value_counts().to_dict() == dict(slice=15**2 + 3, surface=7**2, clean=2, linf=2)
+    assert rows[rows.suite != "slice"].accuracy.notna().all() and rows[rows.suite == "slice"].predicted.notna().all()
+    assert rows[rows.suite == "surface"].strength.max() == pytest.approx(0.3)
+    x, y = S._test_images("digits", "smoke", 40, model)
+    norms = transcribed_slope(model.double(), x.double(), y, "cw").norm(dim=1).median().item()
+    model.float()
+    row = rows[(rows.stressor == "clean") & (rows.objective == "margin")].iloc[0]
+    assert row.gradient_norm == pytest.approx(norms, rel=1e-6) and row.n == 40
+    clean, attacked = rows[rows.objective == "cross-entropy"].accuracy
+    assert attacked < clean
+
+
+def test_the_slice_goes_through_the_first_images_of_its_classes(surface):
+    rows, model = surface
+    ends = rows[rows.corner >= 0]
+    test = load("digits", size=28)
+    first = [int((test.y_test == c).nonzero()[0]) for c in (3, 5, 8)]
+    assert ends.label.tolist() == [3, 5, 8] and (ends.strength < 1e-6).all()
+    assert ends.predicted.tolist() == logits_of(model, test.x_test[first]).argmax(1).tolist()
+    with pytest.raises(ValueError, match="`classes` must be labels of test images of digits, got 11"):
+        L.loss_surface(**L.loss_surface.profiles["smoke"] | dict(classes=(3, 5, 11)))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_figures_have_a_panel_a_network(surface, transferred, n):
+    about = dict(seed=0, profile="smoke", hardware="GPU")
+    copies = lambda rows: pd.concat([rows.assign(network=f"net {k}", **about) for k in range(n)])
+    for draw, rows in ((surface_figure, surface[0]), (slice_figure, surface[0]), (transfer_maps, transferred[0])):
+        fig = draw(copies(rows))
+        titles = [ax.get_title() or ax.get_title("left") for ax in fig.axes]
+        assert [t for t in titles if t] == [f"net {k}" for k in range(n)]
+        plt.close(fig)
+
+
+def smoothed(ratio, other=1.0, data="mnist"):
+    "Gradient norms of three seeds at the end of the attack."
+    rows = []
+    for s, size in enumerate((1.0, 2.0, 4.0)):
+        for name, r in (("direct", 1.0), ("dropen", ratio)):
+            about = dict(network=name, seed=s, data=data, suite="linf", stressor="pgd")
+            rows.append(about | dict(objective="cross-entropy", gradient_norm=size * r))
+            rows.append(about | dict(objective="margin", gradient_norm=size * (other if name == "dropen" else 1)))
+            rows.append(about | dict(suite="clean", objective="cross-entropy", gradient_norm=100.0))
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("ratio, outcome", [(0.3, "holds"), (0.6, "fails"), (2.0, "fails")])
+def test_d13_on_made_up_rows(ratio, outcome):
+    found = CLAIMS["D-13"](smoothed(ratio, other=1.5), "cpu")
+    assert found.outcome == outcome and found.unit == ""
+    assert found.per_seed["mnist, cross-entropy"] == pytest.approx([ratio] * 3)
+    assert found.per_seed["mnist, margin"] == pytest.approx([1.5] * 3)
+
+
+def test_d13_needs_both_datasets_at_the_size_of_the_report():
+    both = pd.concat([smoothed(0.3), smoothed(0.8, data="cifar10")])
+    assert CLAIMS["D-13"](both, "paper").outcome == "fails"
