@@ -102,7 +102,7 @@ def loss_plane(
             rows.append(dict(along=a, across=b) | {k: told[k] for k in ("accuracy", "loss", "n")})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/dropen/54_loss_surface.ipynb #a7bb7886
+# %% ../../nbs/dropen/54_loss_surface.ipynb #2e74d89d
 def _span(x: Tensor) -> tuple:
     "Two directions of length one in the plane of three images, and where in it each of the three lies (3, 2)."
     edges = (x[1:] - x[:1]).flatten(1).double()
@@ -240,13 +240,14 @@ def smoother_where_attacked(df: pd.DataFrame, scale: str) -> Finding:
         met.append(values[f"{data}, cross-entropy"].mean() <= 0.5)
     return Finding(bool(all(met)), "; ".join(told), values, unit="")
 
-# %% ../../nbs/dropen/54_loss_surface.ipynb #9ecf4dee
+# %% ../../nbs/dropen/54_loss_surface.ipynb #0f7df88a
 _Rows = Annotated[pd.DataFrame, with_columns("suite", "network", "seed", "strength", "profile", "hardware")]
 
 
 def _panels(names: list) -> tuple:
     "A figure and its axes, one for each name."
-    fig, axes = plt.subplots(1, len(names), figsize=(2.4 * len(names) + 0.6, 3.1), sharey=True, squeeze=False)
+    size = (2.4 * len(names) + 0.6, 3.1)
+    fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes.flat, names):
         ax.set_title(name, fontsize=9), ax.grid(False), ax.set_aspect("equal")
     return fig, list(axes.flat)

@@ -60,7 +60,7 @@ class _AlwaysOn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layer.train()(x)
 
-# %% ../../nbs/dropen/53_subnetworks.ipynb #67c7f42b
+# %% ../../nbs/dropen/53_subnetworks.ipynb #33195f4e
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -259,7 +259,7 @@ def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
         told.append(f"{data}: {d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]")
     return Finding(bool(all(met)), "; ".join(told), values)
 
-# %% ../../nbs/dropen/53_subnetworks.ipynb #5a3ed6af
+# %% ../../nbs/dropen/53_subnetworks.ipynb #8ba9499b
 @checked
 def transfer_maps(
     rows: _Pairs,  # From `robustlit.records.records`, of one profile and dataset
@@ -267,7 +267,8 @@ def transfer_maps(
     "Transfer rates between any two, a panel a network."
     names = list(rows["network"].unique())
     high, wide = -(-len(names) // 2), min(2, len(names))
-    fig, axes = plt.subplots(high, wide, figsize=(4.7 * wide, 0.6 + 2.9 * high), squeeze=False)
+    size = (4.7 * wide, 0.6 + 2.9 * high)
+    fig, axes = plt.subplots(high, wide, figsize=size, squeeze=False, layout="constrained")
     for ax, name in zip(axes.flat, names):
         table = transfer_matrix(rows[rows["network"] == name]).rename({"monte carlo": "MC"}, axis=0)
         table = table.rename(columns=lambda c: c.replace("monte carlo", "MC").replace(" ", "\n"))
