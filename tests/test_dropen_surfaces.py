@@ -166,6 +166,13 @@ def test_rows_of_sub_networks(transferred):
     assert both["mask 0", "mask 1"] == pytest.approx(both["mask 1", "mask 0"], rel=1e-9)
 
 
+def test_both_experiments_say_the_same_again_whatever_was_drawn_before(transferred, surface):
+    torch.manual_seed(11)
+    again = S.subnetworks(**S.subnetworks.profiles["smoke"] | dict(images=60, others=2))
+    pd.testing.assert_frame_equal(again, transferred[0])
+    pd.testing.assert_frame_equal(L.loss_surface(**L.loss_surface.profiles["smoke"]), surface[0])
+
+
 def test_a_row_is_what_a_plain_transcription_gives(transferred):
     rows, nets = transferred
     x, y = S._test_images("digits", "smoke", 60, nets[0])

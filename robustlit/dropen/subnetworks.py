@@ -60,7 +60,7 @@ class _AlwaysOn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layer.train()(x)
 
-# %% ../../nbs/dropen/53_subnetworks.ipynb #33195f4e
+# %% ../../nbs/dropen/53_subnetworks.ipynb #3f35f7a2
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
