@@ -62,12 +62,14 @@ from robustlit.dropen import adversarial_training as report_training
 from robustlit.dropen import gradient_masking as dropen_masking
 from robustlit.dropen import (
     gradient_penalties,
+    loss_surface,
     penalty_ablation,
     report_tables,
     robust_accuracy,
     training_methods,
 )
 from robustlit.dropen import networks as dropen_networks
+from robustlit.dropen import subnetworks as dropen_subnetworks
 from robustlit.experiments import experiment
 from robustlit.filtering import (
     batchnorm_effect,
@@ -168,6 +170,15 @@ WITHOUT_CHANNELS = pd.DataFrame(
 )
 WITHOUT_CHANNELS = WITHOUT_CHANNELS.assign(eps=0.0, accuracy=[90.0, 80.0])
 ARMS = pd.DataFrame(dict(arm=["none", "negative"], seed=0, after=2, start=1, stressor="fgsm", accuracy=[50.0, 60.0]))
+TRANSFERRED = pd.DataFrame(dict(source=["mask 0", "whole"], target=["mask 1", "other 1"], pair=["masks", "seeds"]))
+TRANSFERRED = TRANSFERRED.assign(transfer=[90.0, 50.0], broken=[10, 5], cosine=0.5, network="direct", seed=0)
+TRANSFERRED = TRANSFERRED.assign(profile="cpu", hardware="GPU")
+SURFACE = pd.DataFrame(dict(suite=["linf", "surface", *["slice"] * 7], strength=[0.1, *[0.0] * 4, 1.0, 0.0, 0.0, 0.0]))
+SURFACE = SURFACE.assign(along=0.0, across=0.0, loss=1.0, predicted=1.0, label=3.0, **ABOUT_RUN, profile="cpu")
+SURFACE = pd.concat([SURFACE, *(SURFACE[1:2].assign(along=a, across=b) for a, b in ((0, 1), (1, 0), (1, 1)))])
+SURFACE = SURFACE.assign(u=[0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0], v=[0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0])
+SURFACE = SURFACE.assign(corner=[0, 0, -1, -1, -1, -1, 0, 1, 2, 0, 0, 0], hardware="GPU")
+DROPPING = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
 BYTES, LOGITS = (255 * X).byte(), torch.eye(4)
 WRONG = (MODEL(X).argmax(1) + 1) % 10
@@ -743,6 +754,18 @@ CALLS = {
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=LARGER, width=8, init="torchvision"),
+    dropen_subnetworks.subnetwork: dict(model=DROPPING, seed=1),
+    dropen_subnetworks.monte_carlo_dropout: dict(model=DROPPING, passes=2),
+    dropen_subnetworks.transfer_rate: dict(right=Y == Y, source=Y == 1, target=Y == 1),
+    dropen_subnetworks.transfer_matrix: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_by_pair: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_maps: dict(rows=TRANSFERRED),
+    loss_surface.gradient_norms: dict(model=MODEL, x=X, y=Y, loss="cw"),
+    loss_surface.curvature: dict(model=MODEL, x=X, y=Y, loss="cw", h=0.1),
+    loss_surface.loss_plane: dict(model=MODEL, x=X, y=Y, eps=0.1, points=2, reach=1.0, seed=0),
+    loss_surface.decision_slice: dict(model=MODEL, x=X[:3], points=2, margin=0.1),
+    loss_surface.surface_figure: dict(rows=SURFACE),
+    loss_surface.slice_figure: dict(rows=SURFACE),
     dropen_networks.LeNet: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.TwoConv: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.VGG11: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
