@@ -23,6 +23,7 @@ from robustlit.dropen.loss_surface import (
 )
 from robustlit.dropen.networks import BUILDERS, build
 from robustlit.dropen.subnetworks import monte_carlo_dropout, subnetwork, transfer_by_pair, transfer_maps, transfer_rate
+from robustlit.dropen.training_methods import unseen_images
 from robustlit.evaluation import logits_of
 from robustlit.zoo import load_network
 
@@ -149,7 +150,7 @@ def transferred(tmp_path_factory):
 
 
 def about_network(about):
-    return dict(data=about["data"], profile=about["size"], epochs=about["epochs"])
+    return dict(data=about["data"], profile=about["training"])
 
 
 def test_rows_of_sub_networks(transferred):
@@ -175,7 +176,7 @@ def test_both_experiments_say_the_same_again_whatever_was_drawn_before(transferr
 
 def test_a_row_is_what_a_plain_transcription_gives(transferred):
     rows, nets = transferred
-    x, y = S._test_images("digits", "smoke", 60, nets[0])
+    x, y = unseen_images("digits", 60, "smoke")
     source, target, eps = nets[0], nets[1], 0.1
     a = S._attacked(source, x, y, eps, 0, 10)
     assert (a - x).abs().max() <= eps + 1e-6 and 0 <= a.min() and a.max() <= 1
@@ -382,7 +383,7 @@ def test_rows_of_the_surface(surface):
     assert rows.suite.value_counts().to_dict() == dict(slice=15**2 + 3, surface=7**2, clean=2, linf=2)
     assert rows[rows.suite != "slice"].accuracy.notna().all() and rows[rows.suite == "slice"].predicted.notna().all()
     assert rows[rows.suite == "surface"].strength.max() == pytest.approx(0.3)
-    x, y = S._test_images("digits", "smoke", 40, model)
+    x, y = unseen_images("digits", 40, "smoke")
     norms = transcribed_slope(model.double(), x.double(), y, "cw").norm(dim=1).median().item()
     model.float()
     row = rows[(rows.stressor == "clean") & (rows.objective == "margin")].iloc[0]

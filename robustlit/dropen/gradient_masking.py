@@ -16,13 +16,13 @@ import torch
 from ..attacks import attack_images
 from ..checks import Count, Seed, checked, with_columns
 from ..claims import Finding, claim
-from .training_methods import attack_radius, unseen_images
+from .training_methods import NetworkName, attack_radius, unseen_images
 from ..experiments import ProfileName
 from ..masking import audit, red_counts
 from ..plots import needs_records
 from ..records import experiment, records
 from ..sources import DatasetName
-from ..zoo import load_network, network_of
+from ..zoo import load_network
 
 # %% ../../nbs/dropen/56_gradient_masking.ipynb #4b2455c5
 FEW = dict(cifar10=100)  # Test images at most, where a pass takes long
@@ -35,7 +35,7 @@ FEW = dict(cifar10=100)  # Test images at most, where a pass takes long
     paper=dict(training="paper", images=500, steps=50),
 )
 def gradient_masking(
-    network: Annotated[str, network_of("dropen")] = "dropen",  # A network of this paper
+    network: NetworkName = "dropen",  # A network of this paper
     data: DatasetName = "mnist",  # A name that `load` knows
     seed: Seed = 0,  # Of the network and of the attacks
     training: ProfileName = "cpu",  # How long the networks were trained

@@ -29,8 +29,7 @@ from ..checks import Count, Eps, NotNegative, Seed, above, at_least, check_image
 from ..checks import with_columns
 from ..claims import Finding, claim
 from ..data import as_images, load
-from .subnetworks import _Name, _test_images
-from .training_methods import attack_radius, training_size
+from .training_methods import NetworkName, attack_radius, training_size, unseen_images
 from ..evaluation import logits_of, measures
 from ..experiments import ProfileName
 from ..plots import caption
@@ -161,9 +160,9 @@ def _smoothness(model: nn.Module, x: Tensor, a: Tensor, y: Tensor, eps: float) -
     return rows
 
 
-def _of_classes(data: str, size: str, classes: tuple, like: nn.Module) -> Tensor:
+def _of_classes(data: str, training: str, classes: tuple, like: nn.Module) -> Tensor:
     "The first test image of each class."
-    whole = load(data, size=training_size(size, data)["size"])
+    whole = load(data, size=training_size(training, data)["size"])
     lacking = [c for c in classes if not (whole.y_test == c).any()]
     if lacking:
         raise ValueError(f"`classes` must be labels of test images of {data}, got {lacking[0]}")
@@ -173,15 +172,15 @@ def _of_classes(data: str, size: str, classes: tuple, like: nn.Module) -> Tensor
 # %% ../../nbs/dropen/54_loss_surface.ipynb #be70d063
 @experiment(
     version=1,
-    smoke=dict(data="digits", size="smoke", epochs=40, images=40, shown=20, points=7, cells=15, steps=10),
-    cpu=dict(size="cpu", images=500, shown=200, points=13, cells=41, steps=50),
-    paper=dict(size="paper", images=10_000, shown=1000, points=25, cells=81, steps=50),
+    smoke=dict(data="digits", training="smoke", images=40, shown=20, points=7, cells=15, steps=10),
+    cpu=dict(training="cpu", images=500, shown=200, points=13, cells=41, steps=50),
+    paper=dict(training="paper", images=10_000, shown=1000, points=25, cells=81, steps=50),
 )
 def loss_surface(
-    network: _Name = "direct",  # A name of the zoo
+    network: NetworkName = "direct",  # A name of the zoo
     seed: Seed = 0,  # Of the network, of random starts and of random signs
     data: DatasetName = "mnist",  # A name that `load` knows
-    size: ProfileName = "cpu",  # Profile of the networks: how long they train, and on how many images
+    training: ProfileName = "cpu",  # Profile of the networks: how long they train, and on how many images
     epochs: Count | None = None,  # Passes over the training images; the profile's if None
     images: Count = 500,  # Test images, stratified by class
     shown: Count = 200,  # Test images of the surface, stratified by class
@@ -192,16 +191,16 @@ def loss_surface(
     steps: Count = 50,  # Of PGD
 ) -> pd.DataFrame:  # The schema of `stress` with loss, objective, gradient_norm, curvature, along, across, u, v, ...
     "How steep and how bent the loss is, how it looks around images, and where the borders between classes lie."
-    model = load_network(network, seed, data, "dropen", profile=size, epochs=epochs)
+    model = load_network(network, seed, data, "dropen", profile=training, epochs=epochs)
     eps = attack_radius(data) if eps is None else eps
-    x, y = _test_images(data, size, images, model)
+    x, y = unseen_images(data, images, training)
     attack, dice = PGD(steps, relative_step=0.1), torch.Generator().manual_seed(seed)
     a = attack_images(model, x, y, eps, attack, dice, early_stop=False).x
-    few, labels = _test_images(data, size, shown, model)
+    few, labels = unseen_images(data, shown, training)
     plane = loss_plane(model, few, labels, eps, points, seed=seed)
     far = eps * plane[["along", "across"]].abs().sum(axis=1)
     plane = plane.assign(suite="surface", stressor="gradient and random signs", strength=far, unit="eps")
-    cut = decision_slice(model, _of_classes(data, size, classes, model), cells)
+    cut = decision_slice(model, _of_classes(data, training, classes, model), cells)
     cut["label"] = [classes[k] if k >= 0 else -1 for k in cut["corner"]]
     cut = cut.assign(suite="slice", stressor="through three images", strength=cut["distance"], unit="eps", n=1)
     parts = [pd.DataFrame(_smoothness(model, x, a, y, eps)), plane, cut.drop(columns="distance")]
@@ -228,7 +227,7 @@ _condition = (
 )
 def smoother_where_attacked(df: pd.DataFrame, scale: str) -> Finding:
     "Ratios of gradient norms, Dropen to direct training."
-    values, told, met = {}, [], []
+    values, told, met, bent = {}, [], [], []
     ends = df[df["suite"] == "linf"]
     for data, part in ends.groupby("data"):
         table = part.pivot_table("gradient_norm", ["objective", "seed"], "network")
@@ -238,7 +237,10 @@ def smoother_where_attacked(df: pd.DataFrame, scale: str) -> Finding:
             means = [f"{table.loc[name, k].mean():.3g}" for k in ("dropen", "direct")]
             told.append(f"{data}, {name}: {means[0]} against {means[1]}")
         met.append(values[f"{data}, cross-entropy"].mean() <= 0.5)
-    return Finding(bool(all(met)), "; ".join(told), values, unit="")
+        bend = part[part["objective"] == "cross-entropy"].groupby("network")["curvature"].mean()
+        bent.append(f"{data} {bend['dropen']:.3g} against {bend['direct']:.3g}")
+    second = "" if all(met) else f"by the curvature along the gradient at the same points: {'; '.join(bent)}"
+    return Finding(bool(all(met)), "; ".join(told), values, unit="", second=second)
 
 # %% ../../nbs/dropen/54_loss_surface.ipynb #0f7df88a
 _Rows = Annotated[pd.DataFrame, with_columns("suite", "network", "seed", "strength", "profile", "hardware")]

@@ -16,14 +16,14 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve, attack_images
 from ..checks import Count, Seed, checked, with_columns
 from ..claims import Finding, claim
-from .training_methods import attack_radius, unseen_images
+from .training_methods import NetworkName, attack_radius, unseen_images
 from ..evaluation import accuracy_of, logits_of
 from ..experiments import ProfileName
 from ..records import experiment
 from ..sources import DatasetName
 from ..statistics import paired_difference
 from ..stressors import under
-from ..zoo import load_network, network_of
+from ..zoo import load_network
 
 # %% ../../nbs/dropen/51_robust_accuracy.ipynb #e13231aa
 CURVE = dict(mnist=(0.05, 0.1, 0.15, 0.2, 0.216, 0.231, 0.3), cifar10=tuple(e / 255 for e in (2, 4, 5.1, 6.4, 8)))
@@ -50,7 +50,7 @@ def _attacks(steps: int, queries: int, surrogates: list) -> dict:
     paper=dict(training="paper", images=1000, steps=50, queries=5000),
 )
 def robust_accuracy(
-    network: Annotated[str, network_of("dropen")] = "dropen",  # A network of this paper
+    network: NetworkName = "dropen",  # A network of this paper
     data: DatasetName = "mnist",  # A name that `load` knows
     seed: Seed = 0,  # Of the network and of the attacks
     training: ProfileName = "cpu",  # How long the networks were trained

@@ -23,9 +23,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from ..attacks import PGD, attack_images, image_uniform
 from ..checks import Count, Eps, Seed, at_least, checked, with_columns
 from ..claims import Finding, claim
-from ..data import as_images, load
 from .gradient_penalties import Ensemble, gradient_cosine, input_gradients
-from .training_methods import attack_radius, training_size
+from .training_methods import NetworkName, attack_radius, unseen_images
 from ..evaluation import accuracy_of, correct, logits_of
 from ..experiments import ProfileName
 from ..plots import caption, heat_table
@@ -33,7 +32,7 @@ from ..records import experiment
 from ..sources import DatasetName
 from ..statistics import paired_difference
 from ..stressors import under
-from ..zoo import load_network, network_of
+from ..zoo import load_network
 
 # %% ../../nbs/dropen/53_subnetworks.ipynb #977e2dfe
 class _FixedMask(nn.Module):
@@ -112,16 +111,6 @@ def transfer_rate(
     return dict(transfer=100 * int((counts & target).sum()) / broken if broken else float("nan"), broken=broken)
 
 # %% ../../nbs/dropen/53_subnetworks.ipynb #c11a4828
-_Name = Annotated[str, network_of("dropen")]
-
-
-def _test_images(data: str, size: str, images: int, like: nn.Module) -> tuple:
-    "Test images as the networks of a size take them, stratified by class, and their labels, where the network is."
-    part = load(data, size=training_size(size, data)["size"]).subset(n_test=images)
-    part = part.to(next(like.parameters()).device)
-    return as_images(part.x_test), part.y_test
-
-
 def _readers(network: str, seed: int, masks: int, others: int, **settings) -> dict:
     "Networks by name."
     trained = lambda s: load_network(network, s, paper="dropen", **settings)
@@ -162,15 +151,15 @@ def _shown(a: Tensor, y: Tensor, source: str, readers: dict, right: dict, about:
 # %% ../../nbs/dropen/53_subnetworks.ipynb #0da6e873
 @experiment(
     version=1,
-    smoke=dict(data="digits", size="smoke", epochs=40, images=40, masks=3, passes=3, others=1, steps=10),
-    cpu=dict(size="cpu", images=200, masks=5, passes=10, others=2, steps=50),
-    paper=dict(size="paper", images=10_000, masks=10, passes=20, others=2, steps=50),
+    smoke=dict(data="digits", training="smoke", images=40, masks=3, passes=3, others=1, steps=10),
+    cpu=dict(training="cpu", images=200, masks=5, passes=10, others=2, steps=50),
+    paper=dict(training="paper", images=10_000, masks=10, passes=20, others=2, steps=50),
 )
 def subnetworks(
-    network: _Name = "direct",  # A name of the zoo, of a network with dropout
+    network: NetworkName = "direct",  # A name of the zoo, of a network with dropout
     seed: Seed = 0,  # Of the network, of random starts and of Monte Carlo dropout
     data: DatasetName = "mnist",  # A name that `load` knows
-    size: ProfileName = "cpu",  # Profile of the networks: how long they train, and on how many images
+    training: ProfileName = "cpu",  # Profile of the networks: how long they train, and on how many images
     epochs: Count | None = None,  # Passes over the training images; the profile's if None
     images: Count = 200,  # Test images, stratified by class
     masks: Annotated[int, at_least(2)] = 5,  # Sub-networks
@@ -180,9 +169,9 @@ def subnetworks(
     steps: Count = 50,  # Of PGD
 ) -> pd.DataFrame:  # The schema of `stress` with source, target, pair, transfer (percent), broken (images), cosine
     "How often images made on one network break another: sub-networks, the whole, other seeds."
-    readers = _readers(network, seed, masks, others, data=data, profile=size, epochs=epochs)
+    readers = _readers(network, seed, masks, others, data=data, profile=training, epochs=epochs)
     whole, eps = readers["whole"], attack_radius(data) if eps is None else eps
-    x, y = _test_images(data, size, images, whole)
+    x, y = unseen_images(data, images, training)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         random = {"monte carlo": monte_carlo_dropout(whole, passes)}
@@ -246,7 +235,7 @@ _condition = (
 )
 def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
     "Transfer rates between masks before and after."
-    values, told, met = {}, [], []
+    values, told, met, alike = {}, [], [], []
     for data, part in df.groupby("data"):
         of = {k: transfer_by_pair(run).loc["masks"] for k, run in part.groupby(["network", "seed"])}
         table = pd.DataFrame(of).T
@@ -257,7 +246,10 @@ def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
         values |= {f"{data}, before": before, f"{data}, after": after}
         met.append(before.mean() >= 90 and d.mean <= -10)
         told.append(f"{data}: {d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]")
-    return Finding(bool(all(met)), "; ".join(told), values)
+        cosines = [table.loc[k, "cosine"].to_numpy(float).mean() for k in ("direct", "dropen")]
+        alike.append(f"{data} {cosines[0]:.2f} before, {cosines[1]:.2f} after")
+    second = f"by the mean absolute cosine of gradients between sub-networks: {'; '.join(alike)}"
+    return Finding(bool(all(met)), "; ".join(told), values, second="" if all(met) else second)
 
 # %% ../../nbs/dropen/53_subnetworks.ipynb #8ba9499b
 @checked
