@@ -102,7 +102,7 @@ def loss_plane(
             rows.append(dict(along=a, across=b) | {k: told[k] for k in ("accuracy", "loss", "n")})
     return pd.DataFrame(rows)
 
-# %% ../../nbs/dropen/54_loss_surface.ipynb #2e74d89d
+# %% ../../nbs/dropen/54_loss_surface.ipynb #f6106dc0
 def _span(x: Tensor) -> tuple:
     "Two directions of length one in the plane of three images, and where in it each of the three lies (3, 2)."
     edges = (x[1:] - x[:1]).flatten(1).double()
@@ -170,10 +170,10 @@ def _of_classes(data: str, size: str, classes: tuple, like: nn.Module) -> Tensor
     first = [int((whole.y_test == c).nonzero()[0]) for c in classes]
     return as_images(whole.x_test[first]).to(next(like.parameters()).device)
 
-# %% ../../nbs/dropen/54_loss_surface.ipynb #be70d063
+# %% ../../nbs/dropen/54_loss_surface.ipynb #4c106c30
 @experiment(
     version=1,
-    smoke=dict(data="digits", size="smoke", epochs=40, images=40, shown=20, points=7, cells=15, steps=10),
+    smoke=dict(data="digits", size="smoke", epochs=8, images=40, shown=20, points=7, cells=15, steps=10),
     cpu=dict(size="cpu", images=500, shown=200, points=13, cells=41, steps=50),
     paper=dict(size="paper", images=10_000, shown=1000, points=25, cells=81, steps=50),
 )

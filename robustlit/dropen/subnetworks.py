@@ -60,7 +60,7 @@ class _AlwaysOn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.layer.train()(x)
 
-# %% ../../nbs/dropen/53_subnetworks.ipynb #3f35f7a2
+# %% ../../nbs/dropen/53_subnetworks.ipynb #46aeddd2
 _KINDS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -159,10 +159,10 @@ def _shown(a: Tensor, y: Tensor, source: str, readers: dict, right: dict, about:
         rows.append(told)
     return rows
 
-# %% ../../nbs/dropen/53_subnetworks.ipynb #0da6e873
+# %% ../../nbs/dropen/53_subnetworks.ipynb #d19b8578
 @experiment(
     version=1,
-    smoke=dict(data="digits", size="smoke", epochs=40, images=40, masks=3, passes=3, others=1, steps=10),
+    smoke=dict(data="digits", size="smoke", epochs=8, images=40, masks=3, passes=3, others=1, steps=10),
     cpu=dict(size="cpu", images=200, masks=5, passes=10, others=2, steps=50),
     paper=dict(size="paper", images=10_000, masks=10, passes=20, others=2, steps=50),
 )
