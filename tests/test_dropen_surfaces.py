@@ -150,7 +150,7 @@ def transferred(tmp_path_factory):
 
 
 def about_network(about):
-    return dict(data=about["data"], profile=about["training"])
+    return dict(data=about["data"], profile=about["training"], epochs=about["epochs"])
 
 
 def test_rows_of_sub_networks(transferred):

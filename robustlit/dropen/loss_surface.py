@@ -172,7 +172,7 @@ def _of_classes(data: str, training: str, classes: tuple, like: nn.Module) -> Te
 # %% ../../nbs/dropen/54_loss_surface.ipynb #be70d063
 @experiment(
     version=1,
-    smoke=dict(data="digits", training="smoke", images=40, shown=20, points=7, cells=15, steps=10),
+    smoke=dict(data="digits", training="smoke", epochs=8, images=40, shown=20, points=7, cells=15, steps=10),
     cpu=dict(training="cpu", images=500, shown=200, points=13, cells=41, steps=50),
     paper=dict(training="paper", images=10_000, shown=1000, points=25, cells=81, steps=50),
 )

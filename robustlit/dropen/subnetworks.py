@@ -151,7 +151,7 @@ def _shown(a: Tensor, y: Tensor, source: str, readers: dict, right: dict, about:
 # %% ../../nbs/dropen/53_subnetworks.ipynb #0da6e873
 @experiment(
     version=1,
-    smoke=dict(data="digits", training="smoke", images=40, masks=3, passes=3, others=1, steps=10),
+    smoke=dict(data="digits", training="smoke", epochs=8, images=40, masks=3, passes=3, others=1, steps=10),
     cpu=dict(training="cpu", images=200, masks=5, passes=10, others=2, steps=50),
     paper=dict(training="paper", images=10_000, masks=10, passes=20, others=2, steps=50),
 )
