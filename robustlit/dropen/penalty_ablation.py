@@ -49,6 +49,8 @@ VARIANTS = Table(
     strong_cosine=dict(cosine=100.0),
     weak_smoothness=dict(smoothness=0.02),
     strong_smoothness=dict(smoothness=2.0),
+    finite_difference=dict(derivative="finite_difference"),
+    warm_start=dict(steps=2, warm_start=True),
 )
 
 # %% ../../nbs/dropen/52_penalty_ablation.ipynb #63d45b7a

@@ -151,10 +151,14 @@ def _dropen(
     compare="batches",  # With earlier batches, or "masks"
     steps=6,  # Of the inner attack
     accumulate=True,  # Signs of the sum of all gradients so far
+    derivative="exact",  # Of the penalties by the weights, or "finite_difference"
+    warm_start=False,  # The inner attack begins where it ended for this image an epoch ago
 ):
     "Dropen: input gradients that differ from the last batches', and are small where they are largest."
-    given, knobs = locals(), ("cosine", "smoothness", "memory", "compare", "steps", "accumulate")
-    return _trained(given, DropenCallback(**{k: given[k] for k in knobs}, compat=_slips(given)))
+    given, usual = locals(), ("cosine", "smoothness", "memory", "compare", "steps", "accumulate")
+    return _trained(
+        given, DropenCallback(**{k: given[k] for k in (*usual, "derivative", "warm_start")}, compat=_slips(given))
+    )
 
 # %% ../../nbs/dropen/13_training_methods.ipynb #d811cd67
 @network(parent="direct")
