@@ -136,6 +136,9 @@ def _report_pgd(seed=0, data="mnist", profile="cpu", kind=None, dropout=0.5, epo
     return _trained(given, MagnitudeTraining(compat=_slips(given)))
 
 # %% ../../nbs/dropen/13_training_methods.ipynb #8a71da3e
+_KNOBS = ("cosine", "smoothness", "memory", "compare", "steps", "accumulate", "derivative", "warm_start")
+
+
 @network(parent="direct")
 def _dropen(
     seed=0,  # Of the weights, the order of images, masks and starts
@@ -155,10 +158,8 @@ def _dropen(
     warm_start=False,  # The inner attack begins where it ended for this image an epoch ago
 ):
     "Dropen: input gradients that differ from the last batches', and are small where they are largest."
-    given, usual = locals(), ("cosine", "smoothness", "memory", "compare", "steps", "accumulate")
-    return _trained(
-        given, DropenCallback(**{k: given[k] for k in (*usual, "derivative", "warm_start")}, compat=_slips(given))
-    )
+    given = locals()
+    return _trained(given, DropenCallback(**{k: given[k] for k in _KNOBS}, compat=_slips(given)))
 
 # %% ../../nbs/dropen/13_training_methods.ipynb #d811cd67
 @network(parent="direct")
