@@ -68,7 +68,7 @@ def bigger_networks(
     "D-10",
     statement="Bigger networks gain more",
     source="Sec 5",
-    published="-",
+    published="no number",
     condition="CIFAR-10, both trained with Dropen: VGG-11 has a smaller descent under PGD-50 and a higher accuracy under the worst of all attacks than the two-convolution network, intervals beyond 0",
     condition_cpu="the same after 10 epochs on part of MNIST, for a LeNet of twice the width against LeNet",
     experiment="dropen/bigger_networks",

@@ -74,7 +74,7 @@ def audits_of(
     "D-5",
     statement="Dropen's robustness is real and not masked",
     source="implied",
-    published="-",
+    published="not asked there",
     condition="on both datasets and for every seed: the cascade leaves at most 5 points less than PGD-50, and no check of the audit is red",
     condition_cpu="the same after 10 epochs on part of the images",
     experiment="dropen/gradient_masking",

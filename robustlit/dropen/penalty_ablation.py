@@ -153,7 +153,7 @@ def _gain(df: pd.DataFrame, pairs: list) -> tuple:
 # %% ../../nbs/dropen/52_penalty_ablation.ipynb #ac7f4534
 _PART = dict(
     paper="dropen",
-    published="-",
+    published="no number",
     experiment="dropen/penalty_ablation",
     condition_cpu="the same after 10 epochs on part of MNIST",
 )

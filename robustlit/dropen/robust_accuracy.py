@@ -169,7 +169,7 @@ def surpasses_madry(df: pd.DataFrame, scale: str) -> Finding:
     "D-11",
     statement="The report's 'PGD training' is no adversarial training",
     source="ours",
-    published="-",
+    published="not asked there",
     condition="on each dataset on which the clean accuracies of the two are within 3 points, of which there is at least one: Madry training at the radius of the test leaves at least 10 points more under the worst of all attacks, interval above 0",
     condition_cpu="the same after 10 epochs on part of the images",
     experiment="dropen/robust_accuracy",
