@@ -9,7 +9,7 @@ __all__ = ['madry_baseline']
 
 # %% ../../nbs/dropen/57_madry_baseline.ipynb #8516e098
 import importlib
-from typing import Annotated, cast
+from typing import Annotated
 
 import pandas as pd
 import torch
@@ -101,7 +101,7 @@ def madry_baseline(
     "Accuracy of a LeNet under adversarial training, as it learns."
     full, (x, y) = load(data, size=28), unseen_images(data, images, "smoke")
     shown, order = full.subset(n_train) if n_train < len(full.x_train) else full, set_seed(seed)
-    model = build("lenet", full, width=width).to(memory_format=cast(torch.memory_format, torch.channels_last))
+    model = build("lenet", full, width=width).to(memory_format=torch.channels_last)
     curve, batches = (
         _Curve(x, y, eps, every),
         Batches(shown.x_train, shown.y_train, batch_size, generator=order, drop_last=True),
