@@ -36,7 +36,14 @@ def place(tmp_path, monkeypatch):
 
 def trained(seed, threads=1):
     before, order = torch.get_num_threads(), set_seed(seed)
-    layers = [nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(288, 10)]
+    layers = [
+        nn.Conv2d(1, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(288, 10),
+    ]
     net = nn.Sequential(*layers)
     torch.set_num_threads(threads)
     try:
