@@ -460,7 +460,7 @@ CALLS = {
     pruning.pruned_masks: dict(model=CONV, way="score", share=0.02, scores=BOTH_SCORES, seed=0),
     pruning.free_share: dict(rows=PRUNED, points=1.0),
     external_stress.external_score: dict(rows=SIZED, attack="fgsm", end=2.0),
-    external_stress.ratios: dict(rows=SIZED),
+    external_stress.ratios: dict(rows=SIZED, attack="fgsm"),
     score_reliability.by_grid: dict(rows=ATTACKED_MAP.assign(thresholds_used=3), score="S_adv"),
     score_reliability.against_random: dict(
         rows=pd.concat([RANDOM_MAP.assign(seed=k) for k in range(2)]), score="S_clean"

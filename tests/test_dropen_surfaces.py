@@ -420,9 +420,11 @@ def smoothed(ratio, other=1.0, data="mnist"):
     for s, size in enumerate((1.0, 2.0, 4.0)):
         for name, r in (("direct", 1.0), ("dropen", ratio)):
             about = dict(network=name, seed=s, data=data, suite="linf", stressor="pgd")
-            rows.append(about | dict(objective="cross-entropy", gradient_norm=size * r))
-            rows.append(about | dict(objective="margin", gradient_norm=size * (other if name == "dropen" else 1)))
-            rows.append(about | dict(suite="clean", objective="cross-entropy", gradient_norm=100.0))
+            rows.append(about | dict(objective="cross-entropy", gradient_norm=size * r, curvature=r))
+            rows.append(
+                about | dict(objective="margin", gradient_norm=size * (other if name == "dropen" else 1), curvature=1.0)
+            )
+            rows.append(about | dict(suite="clean", objective="cross-entropy", gradient_norm=100.0, curvature=1.0))
     return pd.DataFrame(rows)
 
 

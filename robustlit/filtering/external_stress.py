@@ -141,7 +141,7 @@ _kept = with_columns("network", "data", "epochs", "seed", "calibrated", "suite",
 @checked
 def ratios(
     rows: Annotated[pd.DataFrame, _kept],  # From `records`
-    attack: str = "fgsm",  # Which: "fgsm" or "pgd"
+    attack: Annotated[str, one_of(ATTACKERS)] = "fgsm",  # Of `ATTACKERS`
 ) -> pd.DataFrame:  # network, data, epochs, seed, calibrated (eps), ratio
     "What an attack of the calibrated size leaves of the accuracy on test images."
     keys = ["network", "data", "epochs", "seed", "calibrated"]
