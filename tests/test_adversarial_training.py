@@ -28,6 +28,13 @@ from robustlit.training import Callback, Checkpoint, Learner, StopFit, set_seed
 from robustlit.zoo import find_network, load_network
 
 DIGITS = load("digits")
+
+
+@pytest.fixture(autouse=True)
+def dice():
+    torch.manual_seed(0)
+
+
 X, Y = as_images(DIGITS.x_train[:40]), DIGITS.y_train[:40]
 WAYS = dict(
     madry=lambda: AdversarialTraining(0.1, steps=3),
