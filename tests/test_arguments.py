@@ -787,6 +787,8 @@ CALLS = {
     training_methods.attack_radius: dict(data="mnist"),
     training_methods.training_size: dict(profile="smoke", data="digits"),
     training_methods.unseen_images: dict(data="digits", images=20, profile="smoke"),
+    training_methods.clean_pgd_worst: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, seed=0),
+    training_methods.surrogates: dict(data="digits", seed=0, profile="smoke", seeds=1),
     training_methods.report_images: dict(data=DIGITS),
     training_methods.report_network: dict(model=MODEL),
     report_tables.report_attack: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, generator=torch.Generator()),

@@ -11,20 +11,16 @@ __all__ = ['bigger_networks', 'bigger_is_better']
 from typing import Annotated
 
 import pandas as pd
-import torch
 
-from ..attacks import attack_images
 from ..checks import Count, Seed, one_of
 from ..claims import Finding, claim
 from .networks import BuilderName
 from .report_tables import descent
-from .training_methods import USUAL, attack_radius, unseen_images
-from ..evaluation import logits_of
+from .training_methods import ARCHITECTURES, attack_radius, clean_pgd_worst, unseen_images
 from ..experiments import ProfileName
 from ..records import experiment
 from ..sources import DatasetName
 from ..statistics import paired_difference
-from ..stressors import under
 from ..zoo import load_network
 
 # %% ../../nbs/dropen/55_bigger_networks.ipynb #0cb10147
@@ -47,21 +43,11 @@ def bigger_networks(
     steps: Count = 50,  # Of PGD
 ) -> pd.DataFrame:  # The schema of `stress` with descent (percent)
     "Accuracy and descent of a network of another size, under PGD and the worst of all attacks."
-    own = USUAL.get(data, "lenet") == kind  # the same network as elsewhere
+    own = ARCHITECTURES.get(data, "lenet") == kind  # the same network as elsewhere
     model = load_network(f"dropen/{network}", seed, data, profile=training, kind=None if own else kind)
-    (x, y), eps = unseen_images(data, images, training), attack_radius(data)
-    dice = lambda: torch.Generator().manual_seed(seed)
-    right = logits_of(model, x).argmax(1) == y
-    pgd = attack_images(model, x, y, eps, "pgd", dice(), steps=steps, relative_step=0.1).correct
-    worst = pgd & attack_images(model, x, y, eps, "worst_case", dice()).correct
-    rows, clean = [], 100 * float(right.double().mean())
-    for name, left in dict(clean=right, pgd=pgd, worst=worst).items():
-        accuracy = 100 * float(left.double().mean())
-        told = under("clean") if name == "clean" else under("pgd", eps) | dict(stressor=name)
-        rows.append(
-            told | dict(accuracy=accuracy, n=len(x), descent=descent(clean, accuracy) if clean else float("nan"))
-        )
-    return pd.DataFrame(rows)
+    rows = clean_pgd_worst(model, *unseen_images(data, images, training), attack_radius(data), steps, seed)
+    table, clean = pd.DataFrame(rows), rows[0]["accuracy"]
+    return table.assign(descent=[descent(clean, a) if clean else float("nan") for a in table["accuracy"]])
 
 # %% ../../nbs/dropen/55_bigger_networks.ipynb #b266f3c2
 @claim(

@@ -16,7 +16,7 @@ import torch
 from ..attacks import attack_images
 from ..checks import Count, Seed, checked, with_columns
 from ..claims import Finding, claim
-from .training_methods import NetworkName, attack_radius, unseen_images
+from .training_methods import NetworkName, attack_radius, surrogates, unseen_images
 from ..experiments import ProfileName
 from ..masking import audit, red_counts
 from ..plots import needs_records
@@ -45,11 +45,8 @@ def gradient_masking(
     "The audit of a network at the radius of the test."
     model = load_network(network, seed, data, "dropen", profile=training)
     x, y = unseen_images(data, min(images, FEW.get(data, images)), training)
-    eps, others = attack_radius(data), [s for s in range(3) if s != seed][:1]
-    surrogates = [
-        load_network(f"dropen/{n}", s, data, profile=training) for n in ("direct", "report_pgd") for s in others
-    ]
-    found, left = audit(model, (x, y), eps, images=None, surrogates=surrogates, seed=seed), {}
+    eps, others = attack_radius(data), surrogates(data, seed, training, 1)
+    found, left = audit(model, (x, y), eps, images=None, surrogates=others, seed=seed), {}
     attacks = cast(dict, dict(pgd=dict(attack="pgd", steps=steps, relative_step=0.1), worst=dict(attack="worst_case")))
     for name, options in attacks.items():
         right = attack_images(model, x, y, eps, generator=torch.Generator().manual_seed(seed), **options).correct

@@ -25,7 +25,7 @@ from ..evaluation import accuracy_of, logits_of
 from ..records import experiment
 from ..sources import DatasetName
 from ..stressors import under
-from ..training import Callback, Learner, set_seed
+from ..training import Callback, Learner, pick_device, set_seed
 
 # %% ../../nbs/dropen/57_madry_baseline.ipynb #9dbecadd
 _Library = Annotated[str, one_of(("torchattacks", "none"))]
@@ -101,7 +101,8 @@ def madry_baseline(
     "Accuracy of a LeNet under adversarial training, as it learns."
     full, (x, y) = load(data, size=28), unseen_images(data, images, "smoke")
     shown, order = full.subset(n_train) if n_train < len(full.x_train) else full, set_seed(seed)
-    model = build("lenet", full, width=width).to(memory_format=torch.channels_last)
+    shown = shown.to(pick_device())
+    model = build("lenet", full, width=width).to(memory_format=torch.channels_last).to(pick_device())
     curve, batches = (
         _Curve(x, y, eps, every),
         Batches(shown.x_train, shown.y_train, batch_size, generator=order, drop_last=True),

@@ -16,19 +16,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..attacks import attack_images
 from ..checks import Count, Seed, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import as_images, load
 from ..digest import Table
 from .gradient_penalties import GradientMemory, input_gradients, magnitude_attack
-from .training_methods import attack_radius, training_size, unseen_images
-from ..evaluation import logits_of
+from .training_methods import attack_radius, clean_pgd_worst, training_size, unseen_images
 from ..experiments import ProfileName
 from ..records import experiment
 from ..sources import DatasetName
 from ..statistics import paired_difference
-from ..stressors import under
+from ..training import pick_device
 from ..zoo import load_network
 
 # %% ../../nbs/dropen/52_penalty_ablation.ipynb #cc68d4db
@@ -102,22 +100,16 @@ def penalty_ablation(
 ) -> pd.DataFrame:  # The schema of `stress` with cosine, floor, clean_length, noise_length, steepest_length
     "Accuracy of a variant of Dropen, and what its penalties have made of its gradients."
     model = load_network("dropen/dropen", seed, data, profile=training, **VARIANTS[variant])
-    (x, y), eps = unseen_images(data, images, training), attack_radius(data)
-    dice = lambda: torch.Generator().manual_seed(seed)
-    right = logits_of(model, x).argmax(1) == y
-    pgd = attack_images(model, x, y, eps, "pgd", dice(), steps=steps, relative_step=0.1).correct
-    worst = pgd & attack_images(model, x, y, eps, "worst_case", dice()).correct
+    rows = clean_pgd_worst(model, *unseen_images(data, images, training), attack_radius(data), steps, seed)
     about = training_size(training, data)
-    part = load(data, size=about["size"]).subset(n_train=images)
+    part = load(data, size=about["size"]).subset(n_train=images).to(pick_device())
     shown, size = (as_images(part.x_train), part.y_train), min(about["batch_size"], max(1, images // 5))
     torch.manual_seed(seed)
     model.train()
     cosine, floor = batch_cosine(model, *shown, size)
     lengths = {f"{k}_length": v for k, v in gradient_lengths(model, *shown, 0.2).items()}
     model.eval()
-    told = ((under("clean"), right), (under("pgd", eps), pgd), (under("pgd", eps) | dict(stressor="worst"), worst))
-    rows = [about_it | dict(accuracy=100 * float(left.double().mean())) for about_it, left in told]
-    return pd.DataFrame(rows).assign(n=len(x), cosine=cosine, floor=floor, **cast(dict, lengths))
+    return pd.DataFrame(rows).assign(cosine=cosine, floor=floor, **cast(dict, lengths))
 
 # %% ../../nbs/dropen/52_penalty_ablation.ipynb #deea8fdd
 _Ablated = Annotated[pd.DataFrame, with_columns("variant", "stressor", "seed", "accuracy")]

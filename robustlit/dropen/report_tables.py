@@ -21,7 +21,7 @@ from ..attacks import attack_images
 from ..checks import Count, NotNegative, Seed, above, check_images, check_labels, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import load
-from .training_methods import report_images, report_network, unseen_images
+from .training_methods import report_images, report_network, training_size, unseen_images
 from ..evaluation import accuracy_of, eval_mode, logits_of
 from ..experiments import ProfileName
 from ..records import experiment
@@ -104,7 +104,7 @@ def report_tables(
         load_network(f"dropen/{network}", seed, data, profile=training, compat=True),
         unseen_images(data, images, training),
     )
-    about, rows = load(data), []
+    about, rows = load(data, size=training_size(training, data)["size"]), []
     grey = x.shape[1] == 1
     unit, size = ("standard deviations", cast(tuple, about.std)[0]) if grey else ("pixel", 1.0)
     radii = {e: e * size for e in REPORT_EPS.get(data, (0.7, 0.75))}

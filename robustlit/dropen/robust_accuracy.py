@@ -16,7 +16,7 @@ import torch
 from ..attacks import accuracy_by_eps, attack_curve, attack_images
 from ..checks import Count, Seed, checked, with_columns
 from ..claims import Finding, claim
-from .training_methods import NetworkName, attack_radius, unseen_images
+from .training_methods import NetworkName, attack_radius, surrogates, unseen_images
 from ..evaluation import accuracy_of, logits_of
 from ..experiments import ProfileName
 from ..records import experiment
@@ -30,17 +30,11 @@ CURVE = dict(mnist=(0.05, 0.1, 0.15, 0.2, 0.216, 0.231, 0.3), cifar10=tuple(e / 
 FEW = dict(cifar10=200)  # Test images at most, where a pass takes long
 
 
-def _surrogates(data: str, seed: int, training: str) -> list:
-    "Networks of two other seeds, trained directly and by the report's PGD training."
-    others = [s for s in range(3) if s != seed][:2]
-    return [load_network(f"dropen/{n}", s, data, profile=training) for n in ("direct", "report_pgd") for s in others]
-
-
-def _attacks(steps: int, queries: int, surrogates: list) -> dict:
+def _attacks(steps: int, queries: int, others: list) -> dict:
     "Attacks and their options."
     found = dict(fgsm={}, pgd=dict(steps=steps, relative_step=0.1), mim=dict(steps=steps))
     found |= dict(apgd_ce=dict(steps=2 * steps), apgd_dlr=dict(steps=2 * steps), square=dict(queries=queries))
-    return cast(dict, found | dict(transfer=dict(surrogates=surrogates), worst_case={}))
+    return cast(dict, found | dict(transfer=dict(surrogates=others), worst_case={}))
 
 # %% ../../nbs/dropen/51_robust_accuracy.ipynb #ef9934c2
 @experiment(
@@ -64,7 +58,7 @@ def robust_accuracy(
     dice = lambda: torch.Generator().manual_seed(seed)
     logits = logits_of(model, x)
     rows, standing = [under("clean") | dict(accuracy=accuracy_of(logits, y))], logits.argmax(1) == y
-    for name, options in _attacks(steps, queries, _surrogates(data, seed, training)).items():
+    for name, options in _attacks(steps, queries, surrogates(data, seed, training)).items():
         right = attack_images(model, x, y, eps, name, dice(), **options).correct
         standing = standing & right
         rows.append(under("pgd", eps) | dict(stressor=name, accuracy=100 * float(right.double().mean())))
