@@ -30,11 +30,12 @@ CURVE = dict(mnist=(0.05, 0.1, 0.15, 0.2, 0.216, 0.231, 0.3), cifar10=tuple(e / 
 FEW = dict(cifar10=200)  # Test images at most, where a pass takes long
 
 
-def _attacks(steps: int, queries: int, others: list) -> dict:
+def _attacks(steps: int, queries: int, others: list, autoattack: bool) -> dict:
     "Attacks and their options."
     found = dict(fgsm={}, pgd=dict(steps=steps, relative_step=0.1), mim=dict(steps=steps))
     found |= dict(apgd_ce=dict(steps=2 * steps), apgd_dlr=dict(steps=2 * steps), square=dict(queries=queries))
-    return cast(dict, found | dict(transfer=dict(surrogates=others), worst_case={}))
+    found |= dict(transfer=dict(surrogates=others), worst_case={})
+    return cast(dict, found | (dict(autoattack={}) if autoattack else {}))
 
 # %% ../../nbs/dropen/51_robust_accuracy.ipynb #ef9934c2
 @experiment(
@@ -51,6 +52,7 @@ def robust_accuracy(
     images: Count = 500,  # Test images, stratified by class; at most what `FEW` says
     steps: Count = 50,  # Of PGD; APGD takes twice as many
     queries: Count = 1000,  # Of Square
+    autoattack: bool = False,  # Also AutoAttack (standard), which needs `pip install 'robustlit[attacks]'`
 ) -> pd.DataFrame:  # The schema of `stress`; suite "curve" holds PGD at several radii
     "What each attack leaves of a network's accuracy, and all of them together."
     model = load_network(network, seed, data, "dropen", profile=training)
@@ -58,7 +60,7 @@ def robust_accuracy(
     dice = lambda: torch.Generator().manual_seed(seed)
     logits = logits_of(model, x)
     rows, standing = [under("clean") | dict(accuracy=accuracy_of(logits, y))], logits.argmax(1) == y
-    for name, options in _attacks(steps, queries, surrogates(data, seed, training)).items():
+    for name, options in _attacks(steps, queries, surrogates(data, seed, training), autoattack).items():
         right = attack_images(model, x, y, eps, name, dice(), **options).correct
         standing = standing & right
         rows.append(under("pgd", eps) | dict(stressor=name, accuracy=100 * float(right.double().mean())))
