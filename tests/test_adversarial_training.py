@@ -21,12 +21,20 @@ from robustlit.adversarial_training import (
 )
 from robustlit.attacks import PGD, attack_images
 from robustlit.data import Batches, as_images, load
-from robustlit.dropen.adversarial_training import MagnitudeTraining, attack_radius, training_size
+from robustlit.dropen.adversarial_training import MagnitudeTraining
 from robustlit.dropen.gradient_penalties import input_gradients, report_rate
+from robustlit.dropen.training_methods import attack_radius, training_size
 from robustlit.training import Callback, Checkpoint, Learner, StopFit, set_seed
 from robustlit.zoo import find_network, load_network
 
 DIGITS = load("digits")
+
+
+@pytest.fixture(autouse=True)
+def dice():
+    torch.manual_seed(0)
+
+
 X, Y = as_images(DIGITS.x_train[:40]), DIGITS.y_train[:40]
 WAYS = dict(
     madry=lambda: AdversarialTraining(0.1, steps=3),
@@ -618,7 +626,7 @@ def test_the_networks_of_the_zoo_differ_and_are_children_of_the_direct_one(made)
     weights = [m.fc2.weight for m in made.values()]
     assert not any(torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
     assert all(find_network(f"dropen/{n}").parent == (None if n == "direct" else "dropen/direct") for n in made)
-    assert all(not m.training and m.conv1.weight.shape == (4, 1, 5, 5) for m in made.values())
+    assert all(not m.training and m.conv1.weight.shape == (8, 1, 5, 5) for m in made.values())
 
 
 def test_a_network_without_a_method_is_the_direct_one(made, tmp_path, monkeypatch):

@@ -59,8 +59,17 @@ from robustlit.checks import bad_values, checks_of
 from robustlit.claims import known_claims
 from robustlit.data import as_images, load
 from robustlit.dropen import adversarial_training as report_training
-from robustlit.dropen import gradient_penalties
+from robustlit.dropen import gradient_masking as dropen_masking
+from robustlit.dropen import (
+    gradient_penalties,
+    loss_surface,
+    penalty_ablation,
+    report_tables,
+    robust_accuracy,
+    training_methods,
+)
 from robustlit.dropen import networks as dropen_networks
+from robustlit.dropen import subnetworks as dropen_subnetworks
 from robustlit.experiments import experiment
 from robustlit.filtering import (
     batchnorm_effect,
@@ -124,6 +133,10 @@ AUDIT = pd.DataFrame(dict(check=["range"], kind=["cause"], red=[False], finding=
 AUDITS = AUDIT.assign(red=True, network="a", seed=0)
 RUNS = pd.DataFrame(dict(meta=[0.0, 0.0, 1.0, 1.0], eps=0.1, seed=[0, 1, 0, 1], accuracy=[90.0, 91.0, 80.0, 82.0]))
 RUNS = RUNS.assign(profile="smoke", hardware="cpu, 2 cores, Some Processor")
+DESCENTS = pd.DataFrame(dict(space="report", suite="linf", stressor="pgd", data="mnist", strength=0.7, seed=[0, 1]))
+DESCENTS = DESCENTS.assign(network="dropen", descent=50.0, accuracy=40.0)
+ABLATED = pd.DataFrame(dict(variant=["dropen", "no_cosine"] * 2, stressor="worst", seed=[0, 0, 1, 1]))
+ABLATED = ABLATED.assign(accuracy=[20.0, 10, 22, 11])
 SEARCH = pd.DataFrame(dict(part="search", seed=0, trial=[0, 1], score=[50.0, 60.0], search_s=1.0))
 TESTS = pd.DataFrame(
     dict(part="test", network=["awake", "best"], seed=0, stressor="blur", strength=1.0, accuracy=[9.0, 8.0])
@@ -157,6 +170,15 @@ WITHOUT_CHANNELS = pd.DataFrame(
 )
 WITHOUT_CHANNELS = WITHOUT_CHANNELS.assign(eps=0.0, accuracy=[90.0, 80.0])
 ARMS = pd.DataFrame(dict(arm=["none", "negative"], seed=0, after=2, start=1, stressor="fgsm", accuracy=[50.0, 60.0]))
+TRANSFERRED = pd.DataFrame(dict(source=["mask 0", "whole"], target=["mask 1", "other 1"], pair=["masks", "seeds"]))
+TRANSFERRED = TRANSFERRED.assign(transfer=[90.0, 50.0], broken=[10, 5], cosine=0.5, network="direct", seed=0)
+TRANSFERRED = TRANSFERRED.assign(profile="cpu", hardware="GPU")
+SURFACE = pd.DataFrame(dict(suite=["linf", "surface", *["slice"] * 7], strength=[0.1, *[0.0] * 4, 1.0, 0.0, 0.0, 0.0]))
+SURFACE = SURFACE.assign(along=0.0, across=0.0, loss=1.0, predicted=1.0, label=3.0, **ABOUT_RUN, profile="cpu")
+SURFACE = pd.concat([SURFACE, *(SURFACE[1:2].assign(along=a, across=b) for a, b in ((0, 1), (1, 0), (1, 1)))])
+SURFACE = SURFACE.assign(u=[0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0], v=[0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 0, 0])
+SURFACE = SURFACE.assign(corner=[0, 0, -1, -1, -1, -1, 0, 1, 2, 0, 0, 0], hardware="GPU")
+DROPPING = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
 NOTEBOOK = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")])
 BYTES, LOGITS = (255 * X).byte(), torch.eye(4)
 WRONG = (MODEL(X).argmax(1) + 1) % 10
@@ -439,7 +461,7 @@ CALLS = {
     pruning.pruned_masks: dict(model=CONV, way="score", share=0.02, scores=BOTH_SCORES, seed=0),
     pruning.free_share: dict(rows=PRUNED, points=1.0),
     external_stress.external_score: dict(rows=SIZED, attack="fgsm", end=2.0),
-    external_stress.ratios: dict(rows=SIZED),
+    external_stress.ratios: dict(rows=SIZED, attack="fgsm"),
     score_reliability.by_grid: dict(rows=ATTACKED_MAP.assign(thresholds_used=3), score="S_adv"),
     score_reliability.against_random: dict(
         rows=pd.concat([RANDOM_MAP.assign(seed=k) for k in range(2)]), score="S_clean"
@@ -711,9 +733,7 @@ CALLS = {
     adversarial_training.GradientRegularisation: dict(weight=1.0),
     adversarial_training.training_cost: dict(model=MODEL, x=X, y=Y, ways=dict(direct=list), rounds=1),
     report_training.MagnitudeTraining: dict(eps=0.1, last_eps=0.2, steps=3, relative_step=0.3, accumulate=True)
-    | dict(mode="eval"),
-    report_training.attack_radius: dict(data="mnist"),
-    report_training.training_size: dict(profile="cpu", data="mnist"),
+    | dict(mode="eval", compat=["normalised_units"]),
     gradient_penalties.report_rate: dict(progress=0.5),
     conversion.zeros_around: dict(c=nn.Conv2d(1, 1, 3)),
     conversion.Stage: dict(name="1", layer=MODEL[1], before=[nn.Flatten()], rectified=True, pools=False, after=[]),
@@ -735,6 +755,18 @@ CALLS = {
     filter_map.filter_suite: dict(model=CONV, x=X, layers="2", scope="local", filters=["pulse"], thresholds=2),
     filter_networks.Normalise: dict(data=DIGITS),
     filter_networks.build: dict(name="squeezenet", data=LARGER, width=8, init="torchvision"),
+    dropen_subnetworks.subnetwork: dict(model=DROPPING, seed=1),
+    dropen_subnetworks.monte_carlo_dropout: dict(model=DROPPING, passes=2),
+    dropen_subnetworks.transfer_rate: dict(right=Y == Y, source=Y == 1, target=Y == 1),
+    dropen_subnetworks.transfer_matrix: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_by_pair: dict(rows=TRANSFERRED),
+    dropen_subnetworks.transfer_maps: dict(rows=TRANSFERRED),
+    loss_surface.gradient_norms: dict(model=MODEL, x=X, y=Y, loss="cw"),
+    loss_surface.curvature: dict(model=MODEL, x=X, y=Y, loss="cw", h=0.1),
+    loss_surface.loss_plane: dict(model=MODEL, x=X, y=Y, eps=0.1, points=2, reach=1.0, seed=0),
+    loss_surface.decision_slice: dict(model=MODEL, x=X[:3], points=2, margin=0.1),
+    loss_surface.surface_figure: dict(rows=SURFACE),
+    loss_surface.slice_figure: dict(rows=SURFACE),
     dropen_networks.LeNet: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.TwoConv: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
     dropen_networks.VGG11: dict(data=LARGER, dropout=0.5, width=4, normalise=True),
@@ -753,6 +785,21 @@ CALLS = {
     | dict(derivative="finite_difference", warm_start=True, compat=["normalised_units"]),
     gradient_penalties.TRSCallback: dict(cosine=1.0, smoothness=0.1, eps=0.1, last_eps=0.1, steps=1)
     | dict(relative_step=0.5, accumulate=False, clip=False),
+    training_methods.attack_radius: dict(data="mnist"),
+    training_methods.training_size: dict(profile="smoke", data="digits"),
+    training_methods.unseen_images: dict(data="digits", images=20, profile="smoke"),
+    training_methods.clean_pgd_worst: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, seed=0),
+    training_methods.surrogates: dict(data="digits", seed=0, profile="smoke", seeds=1),
+    training_methods.report_images: dict(data=DIGITS),
+    training_methods.report_network: dict(model=MODEL),
+    report_tables.report_attack: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1, generator=torch.Generator()),
+    report_tables.descent: dict(clean=90.0, attacked=10.0),
+    report_tables.descents: dict(rows=DESCENTS, space="report"),
+    robust_accuracy.side_by_side: dict(rows=DESCENTS),
+    dropen_masking.audits_of: dict(rows=DESCENTS.assign(network="direct")),
+    penalty_ablation.batch_cosine: dict(model=MODEL, x=X, y=Y, batch_size=2),
+    penalty_ablation.gradient_lengths: dict(model=MODEL, x=X, y=Y, eps=0.1, steps=1),
+    penalty_ablation.gain_over: dict(rows=ABLATED, a="dropen", b="no_cosine", stressor="worst"),
     gradient_penalties.ADPCallback: dict(entropy=1.0, diversity=0.1),
     scores.area: dict(values=np.ones(3), rule="simpson"),
     scores.response: dict(rows=MAP, layer="2", attacked=False, filters=["high_pass"]),

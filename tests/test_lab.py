@@ -162,3 +162,13 @@ def test_weights_filtered_out(lab, page):
     assert before < after
     choose(page, cell, "filter", "pulse")
     choose(page, cell, "layer", "conv1")
+
+
+def test_an_image_under_attack(lab, page):
+    cell = explorer(page, lab, "dropen/90_explore.ipynb")
+    assert push(page, cell, "image") == ("0", "1")
+    before, after = map(float, push(page, cell, "eps"))
+    assert before < after
+    assert push(page, cell, "mask") == ("0", "1")
+    choose(page, cell, "network", "madry")
+    choose(page, cell, "attack", "fgsm")

@@ -299,6 +299,8 @@ def test_readme_shows_the_verdicts_of_the_committed_records(tmp_path, monkeypatc
     for columns in (["claim", "statement", "published", "ours", "verdict"], ["claim", "command"]):
         shown = ledger_markdown(claims[columns])
         assert shown in text, "pack the records, run nbs/index.ipynb and make readme; expected:\n" + shown
+    refuted = claims["verdict"].str.contains("fails|artefact|not indicated")
+    assert refuted.any() and not [c for c in claims[refuted & (claims["second route"] == "")]["claim"]]
 
 
 @pytest.mark.parametrize("c", [pytest.param(c, id=f"{c.paper} {c.id}") for c in known_claims()])

@@ -88,7 +88,7 @@ def _sound(network: str, seed: int) -> nn.Module:
     return model.eval()
 
 # %% ../../nbs/benchmark/52_audit_reliability.ipynb #8822d14e
-@experiment(version=1, smoke=dict(images=60), cpu=dict(images=200))
+@experiment(version=2, smoke=dict(images=60), cpu=dict(images=200))
 def audit_reliability(
     network: Annotated[str, one_of(NETWORKS)] = "perceptron",  # A sound family, or a planted fault
     seed: Seed = 0,  # Of the network

@@ -182,11 +182,17 @@ def batchnorm_share(
 )
 def batchnorm_keeps_accuracy(df: pd.DataFrame, scale: str) -> Finding:
     "The constant's share of what is retained."
-    values, told = {}, []
+    values, told, layers = {}, [], []
     for data, part in df.groupby("data"):
         tables = [batchnorm_share(run) for _, run in part.groupby("seed")]
         values[str(data)] = np.array([t.loc[t["norm"], "share"].mean() for t in tables])
         both = pd.concat(tables)
         without = both.loc[~both["path"].astype(bool), "constant"].max()
+        each = both[both["norm"] & both["share"].notna()]
+        layers.append(f"{data} {(each['zeros'] >= each['constant']).sum()} of {len(each)}")
         told.append(f"{data}: at most {without:.0f} % right where no path is left around the layer")
-    return Finding(all(v.mean() > 50 for v in values.values()), "; ".join(told), values)
+    met = all(v.mean() > 50 for v in values.values())
+    second = (
+        "" if met else f"counted by layer and seed, zeros leave at least as much as the constant: {', '.join(layers)}"
+    )
+    return Finding(met, "; ".join(told), values, second=second)

@@ -129,7 +129,10 @@ def comparable_attacks(df: pd.DataFrame, scale: str) -> Finding:
     table, slack = ratios(df), 0.05 if scale == "cpu" else 0.02
     values = {f"{n}, {d}": p["ratio"].to_numpy() for (n, d), p in table.groupby(["network", "data"])}  # ty: ignore[not-iterable]
     met = all(abs(v.mean() - 0.5) <= slack for v in values.values())
-    return Finding(bool(met), f"eps {', '.join(f'{e:.3g}' for e in sorted(set(table['calibrated'])))}", values, unit="")
+    by_pgd = ratios(df, "pgd").groupby(["network", "data"])["ratio"].mean()
+    second = "PGD at the same eps leaves " + ", ".join(f"{n}, {d} {v:.2f}" for (n, d), v in by_pgd.items())
+    told = f"eps {', '.join(f'{e:.3g}' for e in sorted(set(table['calibrated'])))}"
+    return Finding(bool(met), told, values, unit="", second="" if met else second)
 
 
 _kept = with_columns("network", "data", "epochs", "seed", "calibrated", "suite", "stressor", "size", "accuracy")
@@ -138,11 +141,11 @@ _kept = with_columns("network", "data", "epochs", "seed", "calibrated", "suite",
 @checked
 def ratios(
     rows: Annotated[pd.DataFrame, _kept],  # From `records`
+    attack: Annotated[str, one_of(ATTACKERS)] = "fgsm",  # Of `ATTACKERS`
 ) -> pd.DataFrame:  # network, data, epochs, seed, calibrated (eps), ratio
-    "What the calibrated attack leaves of the accuracy on test images."
+    "What an attack of the calibrated size leaves of the accuracy on test images."
     keys = ["network", "data", "epochs", "seed", "calibrated"]
     clean = rows[rows["suite"] == "clean"].set_index(keys)["accuracy"]
-    hit = rows[(rows["suite"] == "linf") & (rows["stressor"] == "fgsm") & (rows["size"] == 1)].set_index(keys)[
-        "accuracy"
-    ]
+    there = (rows["suite"] == "linf") & (rows["stressor"] == attack) & (rows["size"] == 1)
+    hit = rows[there].set_index(keys)["accuracy"]
     return (hit / clean).rename("ratio").reset_index()

@@ -188,9 +188,16 @@ def filtering_improves(df: pd.DataFrame, scale: str) -> Finding:
         table, n = improvements(part), part.loc[part["part"] == "test", "n"].iloc[0]
         best = 100 * float((table["gained"] - table["lost"]).max()) / n
         about = {k: part[k].iloc[0] for k in ("data", "seed")}
-        found.append(about | dict(sure=int((table["p_holm"] < 0.01).sum()), tried=len(table), best=best))
+        sure = dict(sure=int((table["p_holm"] < 0.01).sum()), alone=int((table["p"] < 0.01).sum()))
+        found.append(
+            about
+            | sure
+            | dict(tried=len(table), best=best, mean=100 * float((table["gained"] - table["lost"]).mean()) / n)
+        )
     runs = pd.DataFrame(found)
     values = {f"best gain, {d}": t.sort_values("seed")["best"].to_numpy() for d, t in runs.groupby("data")}
     told = ", ".join(f"{d} {n}" for d, n in runs.groupby("data")["sure"].sum().items())
     told = f"sure improvements: {told}, of {runs['tried'].sum()} tried"
-    return Finding(bool((runs.groupby("seed")["sure"].max() > 0).all()), told, values, unit="points")
+    met, sums = bool((runs.groupby("seed")["sure"].max() > 0).all()), runs[["alone", "tried"]].sum()
+    second = f"not corrected for how many were tried, {sums['alone']} of {sums['tried']} are sure at 1 %, of which chance gives {0.01 * sums['tried']:.0f}; mean change of all {runs['mean'].mean():+.2f} points"
+    return Finding(met, told, values, unit="points", second="" if met else second)

@@ -128,16 +128,16 @@ def likeness(
 DATASETS = ["mnist", "cifar10", "tiny_imagenet"]
 
 
-def _ends(scores: pd.DataFrame) -> pd.DataFrame:
+def _ends(scores: pd.DataFrame, kinds: tuple = SCORES) -> pd.DataFrame:
     "First and last layer in each network, dataset and epoch: fragile for sure, and among the lowest."
     one, found = scores[scores["stressor"] == "combined"], []
     for about, part in one.groupby(["network", "data", "epochs"], sort=False):
-        low = part.groupby("position")[list(SCORES)].mean()
+        low = part.groupby("position")[list(kinds)].mean()
         last = low.index.max()
-        sure = [t_interval(part[part["position"] == k][s]).high < 0 for k in (0, last) for s in SCORES]
+        sure = [t_interval(part[part["position"] == k][s]).high < 0 for k in (0, last) for s in kinds]
         share = max(1, round(0.15 * len(low)))
-        lowest = [k in set(low[s].nsmallest(share).index) for k in (0, last) for s in SCORES]
-        values = {f"{s} {w}": low.loc[k, s] for w, k in (("first", 0), ("last", last)) for s in SCORES}
+        lowest = [k in set(low[s].nsmallest(share).index) for k in (0, last) for s in kinds]
+        values = {f"{s} {w}": low.loc[k, s] for w, k in (("first", 0), ("last", last)) for s in kinds}
         found.append(
             dict(zip(("network", "data", "epochs"), about)) | dict(strict=all(sure), relative=all(lowest)) | values
         )
@@ -178,9 +178,14 @@ def ends_are_fragile(df: pd.DataFrame, scale: str) -> Finding:
     one = scores[scores["stressor"] == "combined"]
     at = {"first": one["position"] == 0, "last": one["depth"] == 1}
     values = {f"{s}, {w}": _by_seed(one[where], lambda p, s=s: p[s].mean()) for w, where in at.items() for s in SCORES}
-    return Finding(
-        met, f"both fragile in {strict} of {n} cells, both among the lowest 15 % in {relative}", values, unit=""
+    corrected = int(_ends(scores, tuple(f"chance_{s}" for s in SCORES))["strict"].sum())
+    second = (
+        ""
+        if met is None or met
+        else f"by scores that are corrected for chance both are fragile in {corrected} of {n} cells"
     )
+    told = f"both fragile in {strict} of {n} cells, both among the lowest 15 % in {relative}"
+    return Finding(met, told, values, unit="", second=second)
 
 # %% ../../nbs/filtering/52_layer_scores.ipynb #15c6be49
 def periodicity(

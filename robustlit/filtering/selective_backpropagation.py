@@ -132,7 +132,7 @@ def gains(
 )
 def frozen_is_robust(df: pd.DataFrame, scale: str) -> Finding:
     "Gains over ordinary training and over the controls."
-    met, alone, values, told = [], [], {}, []
+    met, alone, values, told, lowest = [], [], {}, [], []
     for (net, data), part in df.groupby(["network", "data"]):  # ty: ignore[not-iterable]
         own = gains(part)
         sure = paired_difference(own["fgsm"], 0 * own["fgsm"])
@@ -141,9 +141,17 @@ def frozen_is_robust(df: pd.DataFrame, scale: str) -> Finding:
         alone.append(sure.low > 0)
         met.append(sure.low > 0 and own["clean"].mean() >= -2 and sure.mean > max(controls) and others)
         values |= {f"{net}, {data}, {a}": own[a].to_numpy() for a in ("clean", "fgsm", *FINAL)}
+        end = part[(part["after"] == part["after"].max()) & part["stressor"].isin(["fgsm", *FINAL])]
+        least = end.groupby(["arm", "seed"])["accuracy"].min().unstack("arm")
+        lowest.append(f"{net}, {data} {paired_difference(least['negative'], least['none'])}")
         opposite = gains(part, "positive")["fgsm"].mean()
         told.append(
             f"{net}, {data}: random controls {controls[0]:+.1f} and {controls[1]:+.1f}, opposite sign {opposite:+.1f} under FGSM"
         )
     told.append(f"under FGSM alone it {'passes' if all(alone) else 'fails'}")
-    return Finding(bool(np.all(met)), "; ".join(told), values, unit="points")
+    second = (
+        ""
+        if np.all(met)
+        else f"by the lowest of all attacks at the end, points over ordinary training: {'; '.join(lowest)}"
+    )
+    return Finding(bool(np.all(met)), "; ".join(told), values, unit="points", second=second)

@@ -30,7 +30,7 @@ _Shared = Annotated[int, between(0, 24)]
 
 
 @experiment(
-    version=1,
+    version=2,
     id="sleep/patched",
     upgrade=in_schema,
     smoke=dict(epochs=20, budget=3, steps=200),
