@@ -10,7 +10,7 @@ from torch import nn
 from robustlit.data import Batches, as_images, load
 from robustlit.dropen.adversarial_training import MagnitudeTraining
 from robustlit.dropen.bigger_networks import bigger_is_better
-from robustlit.dropen.gradient_masking import is_not_masked
+from robustlit.dropen.gradient_masking import gradient_masking, is_not_masked
 from robustlit.dropen.penalty_ablation import VARIANTS, batch_cosine, cosine_helps, gradient_lengths, more_batches_help
 from robustlit.dropen.report_tables import PUBLISHED, descent, order_of_descents, report_attack, sizes_of_descents
 from robustlit.dropen.robust_accuracy import is_no_adversarial_training, more_robust, robust_accuracy, surpasses_madry
@@ -163,6 +163,23 @@ def test_gradient_lengths_are_in_pixel_units():
 def test_variants_are_settings_of_the_network(variant):
     made, train = find_network("dropen/dropen").make.__wrapped__(**SMOKE, **VARIANTS[variant])
     assert isinstance(made, nn.Module) and callable(train)
+
+
+def test_an_audit_may_be_of_a_variant(monkeypatch):
+    with pytest.raises(ValueError, match="`variant` is one of Dropen's.*not 'direct'"):
+        gradient_masking(network="direct", variant="no_cosine", data="digits", training="smoke")
+
+    class Asked(Exception):
+        pass
+
+    def asked(*args, **settings):
+        raise Asked(settings)
+
+    monkeypatch.setattr("robustlit.dropen.gradient_masking.load_network", asked)
+    for given, meant in {"no_cosine": dict(cosine=0.0), None: {}}.items():
+        with pytest.raises(Asked) as found:
+            gradient_masking.function(variant=given, kind="lenet_wide", compat=True, data="digits", training="smoke")
+        assert found.value.args[0] == dict(profile="smoke", kind="lenet_wide", compat=True) | meant
 
 
 def test_the_worst_is_below_every_attack():

@@ -14,8 +14,10 @@ import pandas as pd
 import torch
 
 from ..attacks import attack_images
-from ..checks import Count, Seed, checked, with_columns
+from ..checks import Count, Seed, checked, one_of, with_columns
 from ..claims import Finding, claim
+from .networks import BuilderName
+from .penalty_ablation import VARIANTS
 from .training_methods import NetworkName, attack_radius, surrogates, unseen_images
 from ..experiments import ProfileName
 from ..masking import audit, red_counts
@@ -41,9 +43,15 @@ def gradient_masking(
     training: ProfileName = "cpu",  # How long the networks were trained
     images: Count = 200,  # Test images, stratified by class; at most what `FEW` says
     steps: Count = 50,  # Of PGD
+    variant: Annotated[str, one_of(VARIANTS)] | None = None,  # Of Dropen, one of `VARIANTS`
+    kind: BuilderName | None = None,  # One of `BUILDERS`; by the data if None
+    compat: bool = False,  # Trained on images as in the report's code
 ) -> pd.DataFrame:  # check, kind, red, finding, pgd, worst (percent left by PGD and by a cascade), eps, n
     "The audit of a network at the radius of the test."
-    model = load_network(network, seed, data, "dropen", profile=training)
+    if variant is not None and network != "dropen":
+        raise ValueError(f"`variant` is one of Dropen's, and `network` must then be 'dropen', not {network!r}")
+    about = VARIANTS[variant or "dropen"] | (dict(kind=kind) if kind else {}) | (dict(compat=True) if compat else {})
+    model = load_network(network, seed, data, "dropen", profile=training, **about)
     x, y = unseen_images(data, min(images, FEW.get(data, images)), training)
     eps, others = attack_radius(data), surrogates(data, seed, training, 1)
     found, left = audit(model, (x, y), eps, images=None, surrogates=others, seed=seed), {}
@@ -54,17 +62,22 @@ def gradient_masking(
     return found.assign(**left, eps=eps, n=len(x))
 
 # %% ../../nbs/dropen/56_gradient_masking.ipynb #75ec49cf
-_Quoted = Annotated[pd.DataFrame, with_columns("network", "data")]
+_Quoted = Annotated[pd.DataFrame, with_columns("data")]
 
 
 @checked
 def audits_of(
     rows: _Quoted,  # From `records`, whose accuracies under attack are quoted
-) -> pd.DataFrame | None:  # Index data, network; seeds, checks, red. None, with a sentence, if none was audited
+    **settings,  # Values of `variant`, `kind` and `compat` that these networks have; a list means any of them
+) -> (
+    pd.DataFrame | None
+):  # Index data, network and what differs; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
-    where = {k: sorted(set(rows[k])) for k in ("network", "data") if len(rows)}
+    where = {k: sorted(set(rows[k])) for k in ("network", "data") if k in rows and len(rows)}
+    where = dict(network="dropen", variant=None, kind=None, compat=False) | where | settings
     found = records(gradient_masking, profile="cpu", **where)  # ty: ignore[invalid-argument-type]
-    return needs_records(lambda df: red_counts(df, ["data", "network"]))(found)
+    by = ["data", "network", *(k for k, v in settings.items() if isinstance(v, list))]
+    return needs_records(lambda df: red_counts(df, by))(found)
 
 # %% ../../nbs/dropen/56_gradient_masking.ipynb #6fd8b5b7
 @claim(
@@ -75,7 +88,7 @@ def audits_of(
     condition="on both datasets and for every seed: the cascade leaves at most 5 points less than PGD-50, and no check of the audit is red",
     condition_cpu="the same after 10 epochs on part of the images",
     experiment="dropen/gradient_masking",
-    where=dict(network="dropen", data=["mnist", "cifar10"]),
+    where=dict(network="dropen", data=["mnist", "cifar10"], variant=None, kind=None, compat=False),
 )
 def is_not_masked(df: pd.DataFrame, scale: str) -> Finding:
     "Red checks, and how far PGD is from the worst."

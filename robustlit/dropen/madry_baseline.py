@@ -22,6 +22,7 @@ from ..data import Batches, load
 from .networks import build
 from .training_methods import unseen_images
 from ..evaluation import accuracy_of, logits_of
+from ..masking import audit
 from ..records import experiment
 from ..sources import DatasetName
 from ..stressors import under
@@ -69,6 +70,14 @@ def _second(model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, seed
     return [under("pgd", eps) | dict(stressor="torchattacks_pgd", accuracy=accuracy_of(logits_of(model, shown), y))]
 
 
+def _worst(model: nn.Module, x: torch.Tensor, y: torch.Tensor, eps: float, seed: int) -> dict:
+    "A row for the cascade, with how many checks of the audit are red."
+    left = attack_images(model, x, y, eps, "worst_case", torch.Generator().manual_seed(seed)).correct
+    red = audit(model, (x, y), eps, images=min(200, len(x)), seed=seed)["red"]
+    about = dict(stressor="worst", accuracy=100 * float(left.double().mean()), checks=len(red), red=int(red.sum()))
+    return under("pgd", eps) | about
+
+
 @experiment(
     version=1,
     smoke=dict(data="digits", n_train=400, epochs=4, batch_size=20, width=8, images=30, every=20, library="none"),
@@ -97,7 +106,7 @@ def madry_baseline(
     images: Count = 500,  # Test images, stratified by class
     every: Count = 270,  # Steps between two looks
     library: _Library = "torchattacks",  # That attacks the finished network too, or "none"
-) -> pd.DataFrame:  # The schema of `stress` with step (of training)
+) -> pd.DataFrame:  # The schema of `stress` with step (of training); with "worst" how many checks of the audit are red
     "Accuracy of a LeNet under adversarial training, as it learns."
     full, (x, y) = load(data, size=28), unseen_images(data, images, "smoke")
     shown, order = full.subset(n_train) if n_train < len(full.x_train) else full, set_seed(seed)
@@ -113,4 +122,5 @@ def madry_baseline(
     )
     last = under("pgd", eps) | dict(stressor="pgd_at_end", accuracy=_pgd40(model, x, y, eps, seed + 1))
     ends = [last, *(_second(model, x, y, eps, seed) if library == "torchattacks" else [])]
+    ends.append(_worst(model, x, y, eps, seed))
     return pd.DataFrame(curve.rows + [e | dict(step=curve.step) for e in ends]).assign(n=len(x))
