@@ -20,7 +20,7 @@ from ..records import experiment
 
 # %% ../../nbs/metaplasticity/56_gradient_masking.ipynb #3aa55e85
 @experiment(
-    version=2,
+    version=3,
     id="metaplasticity/audited",
     smoke=dict(data="digits", n_tasks=3, width=128, epochs=25, batch_size=10, images=60),
     cpu=dict(data="mnist", n_tasks=6, epochs=6, batch_size=100, images=200),

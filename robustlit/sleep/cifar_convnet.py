@@ -56,7 +56,7 @@ EPS = (1 / 255, 2 / 255, 4 / 255, 8 / 255)
 
 
 @experiment(
-    version=1,
+    version=2,
     id="sleep/convolved",
     upgrade=in_schema,
     smoke=dict(data="digits", epochs=15, batch_size=20, budget=3, steps=200, valid_images=100, images=100),

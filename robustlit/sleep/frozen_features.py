@@ -129,7 +129,7 @@ def _published(model, x, steps, seed):
 
 # %% ../../nbs/sleep/64_frozen_features.ipynb #ac8aeb6b
 @experiment(
-    version=1,
+    version=2,
     id="sleep/featured",
     upgrade=in_schema,
     smoke=dict(data="digits", extractor="digits", size=None, hidden=[100, 50], epochs=10, batch_size=20)

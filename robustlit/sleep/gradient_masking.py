@@ -20,7 +20,7 @@ from ..zoo import load_network, views_of
 
 # %% ../../nbs/sleep/56_gradient_masking.ipynb #e157294f
 @experiment(
-    version=1,
+    version=2,
     id="sleep/masked",
     smoke=dict(data="digits", hidden=[100, 100], epochs=20, batch_size=10, images=60),
     cpu=dict(data="mnist", hidden=[1200, 1200], epochs=2, batch_size=None, images=200),
