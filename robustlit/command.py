@@ -83,6 +83,7 @@ EXTRAS = dict(
     sweeps=("joblib", "jupyter_client", "nbclient", "nbformat", "papermill", "yaml"),
     notebooks=("IPython", "fastcore", "ipykernel", "ipywidgets", "matplotlib_inline", "skimage"),
     attacks=("torchattacks",),
+    cluster=("dask",),
 )
 
 
