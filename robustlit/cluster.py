@@ -202,6 +202,9 @@ class _Crew:
         return f"{_n(len(self.threads), 'worker')} of {self.scheduler}, {sum(self.threads.values())} at a time"
 
 # %% ../nbs/evidence/85_cluster.ipynb #b48f1a07
+_patience = 10  # seconds
+
+
 @contextlib.contextmanager
 def _crew_of(scheduler: str):
     "Inside `with`, the workers of a scheduler."
@@ -215,7 +218,7 @@ def _crew_of(scheduler: str):
         for log in loggers:
             log.setLevel(logging.CRITICAL)  # what matters of it is said here
         try:
-            client = distributed.Client(scheduler, timeout=10, set_as_default=False)
+            client = distributed.Client(scheduler, timeout=_patience, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as e:
             raise ValueError(
                 f"`--scheduler` must be the address of a Dask scheduler that answers, got {scheduler}: {e}"
@@ -275,7 +278,7 @@ class _Round:
     def end(self, task: _Task, **result) -> dict:
         "The result of a task that is over."
         task.give_up()
-        known = dict(number=task.job.number, seconds=0.0, error=None, executed=task.job.executed)
+        known = dict(number=task.job.number, seconds=0.0, error=None, executed="")
         return known | dict(workers=len(self.crew.threads)) | result
 
     def free(self) -> list:

@@ -517,10 +517,11 @@ def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, for
 # %% ../nbs/evidence/90_sweeps.ipynb #2417c221
 def _keep(job: Job, sent: dict) -> dict:
     "File what a worker elsewhere has sent: the executed notebook and the records; returns what of it is a result."
-    error, executed = sent["error"], job.executed
+    error, executed = sent["error"], ""
     try:
         if sent["notebook"] is not None:
-            write_atomically(executed, lambda f: f.write(sent["notebook"]))
+            write_atomically(job.executed, lambda f: f.write(sent["notebook"]))
+            executed = job.executed
     except OSError as e:
         executed = str(e)
     try:
@@ -806,7 +807,7 @@ def _sweep(args) -> int:
         failed = _sweep_on(notebook, todo, store, n_jobs, threads, args, again) if todo else 0
     except SchedulerLost as e:
         print(
-            f"robustlit: {e}; what came back is on disk, and with a scheduler there this does the rest:",
+            f"robustlit: {e}; when a scheduler is there again, this does the others:",
             file=sys.stderr,
         )
         print(f"  {args.typed}", file=sys.stderr)
@@ -820,25 +821,27 @@ def _sweep_on(notebook, todo: list, store: Store, n_jobs: int, threads: int, arg
     "Run what is to do, a line each; returns the number of runs that failed."
     _try_places(notebook, store)
     jobs = [_job(notebook, run, store, threads, run.key in again, number=i) for i, run in enumerate(todo)]
-    name, failed = notebook.experiment.name, 0
+    name, failed, done = notebook.experiment.name, 0, 0
     if args.scheduler:
         _note_source(notebook.experiment, store, notebook.path)
+    claims = _claims(notebook, todo, store, again)
     with tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar:
-        claims = _claims(notebook, todo, store, again)
-        for done, result in enumerate(execute_all(jobs, max(n_jobs, 1), args.scheduler, claims), 1):
-            i, workers = result["number"], _n(result["workers"], "worker") if "workers" in result else ""
-            path = _record_path(store, name, todo[i].key) if result["error"] is None else None
-            error = result["error"] or (None if path else f"the notebook left no record {todo[i].key}")
-            failed += error is not None
-            whose = " by another process" * result.get("by_another", False)
-            told = (
-                f"FAILED, {error}; see {_short(result['executed'])}" if error else f"recorded{whose} as {_short(path)}"
-            )
-            bar.set_postfix_str(workers, refresh=False)
-            bar.update()
-            at = ", ".join(filter(None, [f"{done}/{len(jobs)}", workers]))
-            tqdm.write(f"[{at}] {todo[i].label}: {result['seconds']:.1f} s, {told}", file=sys.stdout)
-            sys.stdout.flush()
+        try:
+            for done, result in enumerate(execute_all(jobs, max(n_jobs, 1), args.scheduler, claims), 1):
+                i, workers = result["number"], _n(result["workers"], "worker") if "workers" in result else ""
+                path = _record_path(store, name, todo[i].key) if result["error"] is None else None
+                error = result["error"] or (None if path else f"the notebook left no record {todo[i].key}")
+                failed += error is not None
+                whose = " by another process" * result.get("by_another", False)
+                where = f"; see {_short(result['executed'])}" if result["executed"] else ""
+                told = f"FAILED, {error}{where}" if error else f"recorded{whose} as {_short(path)}"
+                bar.set_postfix_str(workers, refresh=False)
+                bar.update()
+                at = ", ".join(filter(None, [f"{done}/{len(jobs)}", workers]))
+                tqdm.write(f"[{at}] {todo[i].label}: {result['seconds']:.1f} s, {told}", file=sys.stdout)
+                sys.stdout.flush()
+        except SchedulerLost as e:
+            raise SchedulerLost(f"{e}; {done - failed} of {len(jobs)} runs are recorded") from e
     return failed
 
 # %% ../nbs/evidence/90_sweeps.ipynb #8bd7577e
