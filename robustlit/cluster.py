@@ -74,6 +74,16 @@ def _unpacked(parcel: dict, folder: Path, at_a_time: int) -> Job:
     )
 
 # %% ../nbs/evidence/85_cluster.ipynb #25a2b702
+_idle = []  # processes that have done a job and wait for the next one
+
+
+def _taken():
+    "Idle processes, one after the other."
+    with contextlib.suppress(IndexError):
+        while True:
+            yield _idle.pop()
+
+
 @contextlib.contextmanager
 def _ended_when_unwanted(process: Worker, state, key):
     "Inside `with`, a process that does a task is killed when the task is taken back."
@@ -97,12 +107,10 @@ def _carry_out(parcel: dict) -> dict:
     "Execute what was sent, and send back the executed notebook and the records that it left."
     me = importlib.import_module("dask.distributed").get_worker()
     with tempfile.TemporaryDirectory(prefix="robustlit-") as tmp:
-        folder, process = Path(tmp), Worker()
-        try:
-            with _ended_when_unwanted(process, me.state, me.get_current_task()):
-                done = process.do(_unpacked(parcel, folder, me.state.nthreads))
-        finally:
-            process.stop()
+        folder, process = Path(tmp), next((p for p in _taken() if p.alive), None) or Worker()
+        with _ended_when_unwanted(process, me.state, me.get_current_task()):
+            done = process.do(_unpacked(parcel, folder, me.state.nthreads))
+        _idle.append(process)
         executed, runs = folder / "executed.ipynb", folder / "runs"
         records = [p.read_bytes() for p in sorted(runs.glob("[!.]*/*/*.parquet"))]
         notebook = executed.read_bytes() if executed.exists() else None
