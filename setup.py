@@ -23,14 +23,15 @@ def experiment_notebooks():
 
 def extras():
     "Running a notebook takes what opening one takes; `all` is all that a user may want, `dev` that and the tools."
-    notebooks, sweeps, attacks, dev = (
-        cfg[f"{k}_requirements"].split() for k in ("notebooks", "sweeps", "attacks", "dev")
+    notebooks, sweeps, attacks, cluster, dev = (
+        cfg[f"{k}_requirements"].split() for k in ("notebooks", "sweeps", "attacks", "cluster", "dev")
     )
-    everything = list(dict.fromkeys(notebooks + sweeps + attacks))
+    everything = list(dict.fromkeys(notebooks + sweeps + attacks + cluster))
     return dict(
         notebooks=notebooks,
         sweeps=notebooks + sweeps,
         attacks=attacks,
+        cluster=notebooks + sweeps + cluster,
         all=everything,
         dev=list(dict.fromkeys(everything + dev)),
     )

@@ -11,6 +11,7 @@ __all__ = ['EXTRAS', 'LIGHT', 'main']
 import argparse
 import importlib.util
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -33,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     axis = "values of a parameter: 0,0.5,1 or 0:5 for 0, 1, 2, 3, 4 or 0:10:2 or [64,32],[16]; 'a, b' is one text; "
     axis += "all combinations are run"
     sweep.add_argument("-g", nargs=2, action="append", metavar=("NAME", "VALUES"), help=axis)
-    sweep.add_argument("--jobs", type=int, help="how many runs at a time (default: one per core)")
-    sweep.add_argument("--scheduler", metavar="ADDRESS", help="hand the runs to this Dask scheduler instead")
+    sweep.add_argument("--jobs", type=int, help="how many runs at a time (default: one per core); not with --scheduler")
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help="hand the runs to this Dask scheduler's workers")
     command("status", "how many records there are, how many are stale, and by what")
     added = command("pack", "fold fresh records into the tables that are committed")
     added.add_argument("experiment", nargs="*", help="names (default: all with fresh records)")
@@ -83,6 +84,7 @@ EXTRAS = dict(
     sweeps=("joblib", "jupyter_client", "nbclient", "nbformat", "papermill", "yaml"),
     notebooks=("IPython", "fastcore", "ipykernel", "ipywidgets", "matplotlib_inline", "skimage"),
     attacks=("torchattacks",),
+    cluster=("dask",),
 )
 
 
@@ -206,6 +208,7 @@ def main(
 ) -> int:  # The exit code
     "The command `robustlit`: 0 all is well, 1 a run failed, 2 what was asked for makes no sense, 130 stopped."
     args = _parser().parse_args(argv)
+    args.typed = shlex.join(["robustlit", *(sys.argv[1:] if argv is None else argv)])
     try:
         if args.command in LIGHT:
             return _light(args)

@@ -209,9 +209,9 @@ def _refuse_anothers(exp: Experiment, store: Store):
             )
 
 
-def _note_source(exp: Experiment, store: Store):
+def _note_source(exp: Experiment, store: Store, notebook: Path | None = None):
     "Leave word whose records these are, before the first is made."
-    files = dict(source=_source_of(exp), notebook=os.environ.get("ROBUSTLIT_NOTEBOOK"))
+    files = dict(source=_source_of(exp), notebook=notebook or os.environ.get("ROBUSTLIT_NOTEBOOK"))
     told = {k: os.path.relpath(Path(v).resolve(), store.runs.resolve()) for k, v in files.items() if v}
     if files["source"] is not None:
         path, text = store.runs / exp.name / ".home.json", json.dumps(told)

@@ -43,12 +43,13 @@ from tqdm.auto import tqdm
 import robustlit
 from .command import _answered
 from .checks import Count, check_int, checked, nearest
+from .cluster import SchedulerLost, _n, _thread_variables, crew_size, execute_by_dask
 from .digest import _forget, _texts
-from .execution import Job, Worker, execute, read_notebook, tagged
+from .execution import Job, Worker, read_notebook, tagged
 from .experiments import ProfileName
 from .files import check_writable, write_atomically
-from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, drop, find_experiment
-from .records import _claim, _release, _written_in, known_experiments, pack, run_table
+from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, adopt, drop, find_experiment
+from .records import _claim, _note_source, _release, _written_in, known_experiments, pack, run_table
 
 # %% ../nbs/evidence/90_sweeps.ipynb #639f75e2
 _CLOSES, _QUOTED = (
@@ -479,7 +480,6 @@ def _key(notebook: ExperimentNotebook, chosen: dict) -> str:
 
 # %% ../nbs/evidence/90_sweeps.ipynb #66f29d16
 Claims = typing.Callable | None
-_thread_variables = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA")
 
 
 def _threads(jobs: int, asked: int | None) -> int:
@@ -487,9 +487,22 @@ def _threads(jobs: int, asked: int | None) -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     return asked or (int(told) if told.isdecimal() and int(told) else max(1, cores // jobs))
 
+
+def _hands(args, todo: int) -> tuple:
+    "How many runs at a time, on how many threads each (0: the worker says), and both in words."
+    if args.scheduler is None:
+        n_jobs = check_int(args.jobs or max(1, min(joblib.cpu_count(), todo)), "jobs", low=1)
+        threads = _threads(n_jobs, args.threads)
+        return n_jobs, threads, f"{n_jobs} at a time on {_n(threads, 'thread')} each"
+    if args.jobs is not None:
+        raise ValueError("`--jobs` must be left out with --scheduler, whose workers say how many runs go at a time")
+    words, n_jobs = crew_size(args.scheduler)
+    on = f" on {_n(args.threads, 'thread')} each" if args.threads else ""
+    return n_jobs, args.threads or 0, f"by {words}{on}"
+
 # %% ../nbs/evidence/90_sweeps.ipynb #ec3592fe
 def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, force: bool = False, **options) -> Job:
-    env = {f"{v}_NUM_THREADS": str(threads) for v in _thread_variables}
+    env = {f"{v}_NUM_THREADS": str(threads) for v in _thread_variables if threads}
     env |= dict(
         ROBUSTLIT_RUNS=str(store.runs), ROBUSTLIT_RESULTS=str(store.results), ROBUSTLIT_NOTEBOOK=str(notebook.path)
     )
@@ -502,19 +515,23 @@ def _job(notebook: ExperimentNotebook, run: Run, store: Store, threads: int, for
     return Job(str(notebook.path), str(executed), run.parameters, env, **options)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #2417c221
-def _by_dask(jobs: list, scheduler: str, n_jobs: int):
-    "Yield the results of jobs that the workers of a Dask scheduler execute."
+def _keep(job: Job, sent: dict) -> dict:
+    "File what a worker elsewhere has sent: the executed notebook and the records; returns what of it is a result."
+    error, executed = sent["error"], ""
     try:
-        distributed = importlib.import_module("dask.distributed")
-    except ImportError as e:
-        raise ModuleNotFoundError("`--scheduler` needs Dask: pip install 'dask[distributed]'") from e
-    with distributed.Client(scheduler), joblib.parallel_config(backend="dask"):
-        pool = joblib.Parallel(max(n_jobs, 2), return_as="generator_unordered", pre_dispatch=n_jobs, batch_size=1)
-        results = typing.cast(typing.Generator, pool(joblib.delayed(execute)(job) for job in jobs))
-        try:
-            yield from results
-        finally:
-            results.close()
+        if sent["notebook"] is not None:
+            write_atomically(job.executed, lambda f: f.write(sent["notebook"]))
+            executed = job.executed
+    except OSError as e:
+        executed = str(e)
+    try:
+        for content in sent["records"]:
+            with tempfile.TemporaryDirectory() as folder:
+                Path(folder, "record.parquet").write_bytes(content)
+                adopt(folder, Store(job.env["ROBUSTLIT_RUNS"], job.env["ROBUSTLIT_RESULTS"]))
+    except (OSError, DamagedRecord, NewerRecord) as e:
+        error = error or f"{type(e).__name__}: {e}"
+    return dict(seconds=sent["seconds"], error=error, executed=executed)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #ba03f6ab
 @contextlib.contextmanager
@@ -597,13 +614,13 @@ def _here(jobs: list, n_jobs: int, claims: Claims):
 @checked
 def execute_all(
     jobs: list[Job],  # Of `Job`
-    n_jobs: Count = 1,  # How many at a time
+    n_jobs: Count = 1,  # How many at a time; the workers of a scheduler say so themselves
     scheduler: str | None = None,  # Address of a Dask scheduler; by default worker processes on this machine
     claims: Claims = None,  # From a job to what releases it; or True if it is done already, False if another is at it
 ):  # Yields what `execute` returns
     "Execute jobs in worker processes, in no particular order."
     with _terminable():
-        yield from _here(jobs, n_jobs, claims) if scheduler is None else _by_dask(jobs, scheduler, n_jobs)
+        yield from _here(jobs, n_jobs, claims) if scheduler is None else execute_by_dask(jobs, scheduler, _keep, claims)
 
 # %% ../nbs/evidence/90_sweeps.ipynb #952ef610
 def _short(path) -> str:
@@ -768,18 +785,17 @@ def _sweep(args) -> int:
     have, stale = ([run.key for run in runs if ok(run.key)] for ok in (held.__contains__, held.get))
     again = have if args.force else stale if args.stale else []
     todo = [run for run in runs if run.key not in have or run.key in again]
-    n_jobs = check_int(args.jobs or max(1, min(joblib.cpu_count(), len(todo))), "jobs", low=1)
-    threads = _threads(n_jobs, args.threads)
+    n_jobs, threads, where = _hands(args, len(todo))
     told = f" ({len(stale)} of them {_stale_by(c for k in stale for c in held[k])})" if stale else ""
     print(f"{notebook.experiment.name}: {len(runs)} runs, {len(have)} have a record{told}, ", end="")
-    print(f"{len(todo)} to run, {n_jobs} at a time on {threads} thread{'s' * (threads > 1)} each", flush=True)
+    print(f"{len(todo)} to run, {where}", flush=True)
     if args.dry_run:
         for run in runs:
             what = f"has a record{', ' * (run.key in stale)}{_stale_by(held.get(run.key, ()))}"
             what = f"{what}{', to run again' * (run.key in again)}" if run.key in have else "to run"
             print(f"  {run.key} {run.label}: {what}")
         seconds = _expected(notebook, todo, [*store.load(notebook.experiment.name).values()])
-        if todo:
+        if todo and n_jobs:
             about = (
                 f"about {_duration(sum(seconds) / n_jobs)}, by the median seconds of the nearest records"
                 if seconds
@@ -787,7 +803,15 @@ def _sweep(args) -> int:
             )
             print(f"expected: {about or 'no records yet to tell from'}")
         return 0
-    failed = _sweep_on(notebook, todo, store, n_jobs, threads, args, again) if todo else 0
+    try:
+        failed = _sweep_on(notebook, todo, store, n_jobs, threads, args, again) if todo else 0
+    except SchedulerLost as e:
+        print(
+            f"robustlit: {e}; when a scheduler is there again, this does the others:",
+            file=sys.stderr,
+        )
+        print(f"  {args.typed}", file=sys.stderr)
+        return 1
     left = f"; {len(stale)} of the records are stale, --stale runs them again" if stale and not again else ""
     print((f"{len(todo) - failed} of {len(todo)} runs recorded, {failed} failed" if todo else "nothing to run") + left)
     return 1 if failed else 0
@@ -797,21 +821,27 @@ def _sweep_on(notebook, todo: list, store: Store, n_jobs: int, threads: int, arg
     "Run what is to do, a line each; returns the number of runs that failed."
     _try_places(notebook, store)
     jobs = [_job(notebook, run, store, threads, run.key in again, number=i) for i, run in enumerate(todo)]
-    name, failed = notebook.experiment.name, 0
+    name, failed, done = notebook.experiment.name, 0, 0
+    if args.scheduler:
+        _note_source(notebook.experiment, store, notebook.path)
+    claims = _claims(notebook, todo, store, again)
     with tqdm(total=len(jobs), desc=name, disable=None, leave=False) as bar:
-        claims = _claims(notebook, todo, store, again)
-        for done, result in enumerate(execute_all(jobs, n_jobs, args.scheduler, claims), 1):
-            i = result["number"]
-            path = _record_path(store, name, todo[i].key) if result["error"] is None else None
-            error = result["error"] or (None if path else f"the notebook left no record {todo[i].key}")
-            failed += error is not None
-            whose = " by another process" * result.get("by_another", False)
-            told = (
-                f"FAILED, {error}; see {_short(result['executed'])}" if error else f"recorded{whose} as {_short(path)}"
-            )
-            bar.update()
-            tqdm.write(f"[{done}/{len(jobs)}] {todo[i].label}: {result['seconds']:.1f} s, {told}", file=sys.stdout)
-            sys.stdout.flush()
+        try:
+            for done, result in enumerate(execute_all(jobs, max(n_jobs, 1), args.scheduler, claims), 1):
+                i, workers = result["number"], _n(result["workers"], "worker") if "workers" in result else ""
+                path = _record_path(store, name, todo[i].key) if result["error"] is None else None
+                error = result["error"] or (None if path else f"the notebook left no record {todo[i].key}")
+                failed += error is not None
+                whose = " by another process" * result.get("by_another", False)
+                where = f"; see {_short(result['executed'])}" if result["executed"] else ""
+                told = f"FAILED, {error}{where}" if error else f"recorded{whose} as {_short(path)}"
+                bar.set_postfix_str(workers, refresh=False)
+                bar.update()
+                at = ", ".join(filter(None, [f"{done}/{len(jobs)}", workers]))
+                tqdm.write(f"[{at}] {todo[i].label}: {result['seconds']:.1f} s, {told}", file=sys.stdout)
+                sys.stdout.flush()
+        except SchedulerLost as e:
+            raise SchedulerLost(f"{e}; {done - failed} of {len(jobs)} runs are recorded") from e
     return failed
 
 # %% ../nbs/evidence/90_sweeps.ipynb #8bd7577e
