@@ -38,6 +38,7 @@ from hypothesis import strategies as st
 from robustlit import checks, records, store
 
 ANSWERS = ("clear", "unclear", "silent", "taken as true")
+DOCUMENTED = (TypeError, ValueError, FileNotFoundError)
 PATIENCE = 5  # seconds of processor time; a call that takes longer has begun to work
 
 
@@ -123,6 +124,19 @@ def numbers_refused(annotation, comment: str) -> list:
     return found or ([out_of_range(text, kind is int)] if text else [])
 
 
+def elements_refused(kinds: set) -> dict:
+    "Lists of one number that is out of range or NaN, where the annotation is a list of numbers."
+    found = {}
+    for kind in kinds if len(kinds - {None, type(None)}) == 1 else ():
+        inner = [a for a in typing.get_args(kind) if a is not Ellipsis]
+        if typing.get_origin(kind) in (list, tuple, abc.Sequence, abc.Collection, abc.Iterable) and len(inner) == 1:
+            for strategy in numbers_refused(*inner, ""):
+                found["range"] = strategy.map(lambda v: [v])
+            if any(k is float for k, _ in alternatives(*inner)):
+                found["NaN"] = st.just([math.nan])
+    return found
+
+
 def misspelt(annotation) -> list:
     "Names that are not known: a letter too many or too few, other capitals, blanks, nothing."
     named = [(k, s) for k, s in alternatives(annotation) if k is str or typing.get_origin(k) is typing.Literal]
@@ -151,6 +165,8 @@ def misshapen(annotation, comment: str, valid, beside: dict) -> list:
         )
     if (images or "in [0, 1]" in comment) and valid.is_floating_point():
         found += [valid + 1, valid * math.nan]
+    if images or re.search("in \\[0, 1\\]|uint8", comment):
+        found += [valid.long(), valid > 0]
     return found
 
 
@@ -189,20 +205,13 @@ class Argument:
         found["choice"] = misspelt(self.annotation)
         if isinstance(valid, torch.Tensor | np.ndarray):
             found["shape"] = misshapen(self.annotation, self.comment, valid, table.CALLS[self.fn])
-        made = any(s.text.startswith("with_columns") for s in specs) or MADE_ELSEWHERE.search(self.comment)
-        if isinstance(valid, pd.DataFrame) and made:
-            found["shape"] = [pd.DataFrame(), valid.rename(columns=lambda c: f"no {c}")]
+        columns = any(s.text.startswith("with_columns") for s in specs)
+        if isinstance(valid, pd.DataFrame) and (columns or MADE_ELSEWHERE.search(self.comment)):
+            found["shape"] = [valid.rename(columns=lambda c: f"no {c}"), *[pd.DataFrame()] * columns]
         found = {kind: st.sampled_from(values) for kind, values in found.items() if values}
         for strategy in numbers_refused(self.annotation, self.comment):
             found["range"] = found["range"] | strategy if "range" in found else strategy
-        for kind in kinds:  # the elements of a list
-            inner = set(typing.get_args(kind)) - {Ellipsis}
-            if typing.get_origin(kind) in (list, tuple, abc.Sequence, abc.Iterable) and len(inner) == len(kinds) == 1:
-                for strategy in numbers_refused(*inner, ""):
-                    found["range"] = strategy.map(lambda v: [v])
-                if any(k is float for k, _ in alternatives(*inner)):
-                    found["NaN"] = st.just([math.nan])
-        return found
+        return found | elements_refused(kinds)
 
     def __str__(self):
         return f"{table.label(self.fn)}({self.name})"
@@ -245,9 +254,9 @@ class Slip:
 
 @st.composite
 def slips(draw):
-    "One argument, one kind of slip that it may suffer, one value of that kind."
-    argument = draw(st.sampled_from(arguments()))
-    kind = draw(st.sampled_from(sorted(argument.slips)))
+    "A kind of slip, an argument that it may befall, a value of that kind."
+    kind = draw(st.sampled_from(sorted({kind for a in arguments() for kind in a.slips})))
+    argument = draw(st.sampled_from([a for a in arguments() if kind in a.slips]))
     return Slip(argument, kind, draw(argument.slips[kind]))
 
 
@@ -262,8 +271,9 @@ def _stop(*about):
 def answer(slip: Slip) -> tuple:
     "How a call answers: one of ANSWERS, and the words."
     fn, name = slip.argument.fn, slip.argument.name
-    named = {*inspect.signature(fn).parameters} if slip.kind == "shape" else {name}  # two arguments that do not match
-    documented = {TypeError, ValueError, FileNotFoundError}
+    named = {name}
+    if slip.kind == "shape":  # of two arguments that do not match, either may be named; but a network is not to blame
+        named |= {*inspect.signature(fn).parameters} - {"model"}
     signal.signal(signal.SIGPROF, _stop)
     signal.setitimer(signal.ITIMER_PROF, PATIENCE)
     try:
@@ -271,7 +281,7 @@ def answer(slip: Slip) -> tuple:
             table.called(fn, table.CALLS[fn] | {name: slip.value})
     except Exception as e:
         words = f"{type(e).__name__}: {e}"
-        clear = type(e) in documented and any(f"`{n}`" in str(e) for n in named)
+        clear = isinstance(e, DOCUMENTED) and any(f"`{n}`" in str(e) for n in named)
         return "clear" if clear else "unclear", words
     except TooLong:
         return "silent", f"began to work and was stopped after {PATIENCE} s"
