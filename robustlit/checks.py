@@ -144,7 +144,8 @@ def with_columns(
         if lacking := [c for c in names if c not in df.columns and (len(df) or not empty)]:
             raise ValueError(f"`{name}` must have the columns {', '.join(names)}, lacks {', '.join(lacking)}")
 
-    return Spec(f"with_columns({', '.join(map(repr, names))})", "", look, raises=True)
+    text = ", ".join([*map(repr, names), *["empty=True"] * empty])
+    return Spec(f"with_columns({text})", "", look, raises=True)
 
 # %% ../nbs/learning/00_checks.ipynb #5be25065
 def _exists(path, name):
@@ -430,10 +431,14 @@ def checks_of(
 # %% ../nbs/learning/00_checks.ipynb #2bccd0bd
 def _beside(checks: Mapping) -> list:
     "(argument, its spec, the argument that it must go with); labels go with images or logits."
-    found = [(k, s, s.beside) for k, c in checks.items() if c for s in c.specs if s.beside]
-    labels = (c := checks.get("y")) and any(s.fits is _class_numbers for s in c.specs)
-    held = next((k for k in ("x", "logits") if checks.get(k)), None)
-    return [*found, ("y", Spec("as many", "", _as_many), held)] if labels and held else found
+    found = []
+    for name, spec in ((name, spec) for name, check in checks.items() if check for spec in check.specs):
+        rows = [
+            k for k in (f"x{name[1:]}", "logits") if spec.fits is _class_numbers and name[0] == "y" and checks.get(k)
+        ]
+        found += [(name, spec, spec.beside)] * bool(spec.beside)
+        found += [(name, Spec("as_many", "", _as_many), k) for k in rows[:1]]
+    return found
 
 
 def _plan(fn: Callable) -> tuple:

@@ -226,6 +226,8 @@ def _pictures(images):
     "Images as numpy, each (h, w) or (h, w, 3), in [0, 1]."
     images = torch.as_tensor(images) if not isinstance(images, list | tuple) else torch.stack(list(images))
     images = images[:, None] if images.ndim == 3 else images
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"`images` must be floats in [0, 1] or uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(
             f"`images` must have shape (n, 1 or 3, height, width) or (n, height, width), got {tuple(images.shape)}"
@@ -302,13 +304,15 @@ def _listed(values):
     return f"{', '.join(most)} and {last}" if most else last
 
 # %% ../nbs/evidence/70_plots.ipynb #c49b8f38
+_Columns = str | Sequence[str]
+_Found = Annotated[pd.DataFrame, with_columns("profile", "hardware", empty=True)]
+
+
 @checked
 def caption(
-    df: Annotated[
-        pd.DataFrame, with_columns("profile", "hardware", empty=True)
-    ],  # Rows with the provenance columns of `robustlit.records.records`
+    df: _Found,  # Rows with the provenance columns of `robustlit.records.records`
     per: Annotated[
-        str | Sequence[str] | None, column_of("df")
+        _Columns | None, column_of("df")
     ] = None,  # Columns that make a setting, if seeds are to be counted for each
 ) -> str:  # For example 'profile cpu, n = 3 seeds, 2-core AMD EPYC CPU'
     "Profile, number of seeds and hardware of the rows, as one phrase; `ValueError` where a column is missing."
@@ -332,12 +336,8 @@ def _suggested(name, asked="cpu"):
 # %% ../nbs/evidence/70_plots.ipynb #e56658d8
 @checked
 def about_records(
-    found: Annotated[
-        pd.DataFrame, with_columns("profile", "hardware", empty=True)
-    ],  # From `robustlit.records.records`, or some of its rows
-    per: Annotated[
-        str | Sequence[str] | None, column_of("found")
-    ] = None,  # Columns that make a setting, as for `caption`
+    found: _Found,  # From `robustlit.records.records`, or some of its rows
+    per: Annotated[_Columns | None, column_of("found")] = None,  # Columns that make a setting, as for `caption`
 ) -> str:  # The caption, or one sentence
     "What the records rest on, or how to make them where there are none."
     if len(found):
@@ -432,9 +432,6 @@ def show(
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #f850f2dd
-_Columns = str | Sequence[str]
-
-
 @checked
 def mean_table(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows

@@ -255,11 +255,12 @@ def differences(
     return table
 
 # %% ../nbs/evidence/50_statistics.ipynb #53a64357
+_Differences = Annotated[pd.DataFrame, with_columns("mean", "low", "high", "p", "p_holm")]
+
+
 @checked
 def worded(
-    table: Annotated[
-        pd.DataFrame, with_columns("mean", "low", "high", "p", "p_holm")
-    ],  # From `differences`, or a part of it that is one family of its own
+    table: _Differences,  # From `differences`, or a part of it that is one family of its own
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
     decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
     columns: str | None = None,  # "pair", or a column of the points: its values stand above, the others' at the left

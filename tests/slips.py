@@ -205,7 +205,7 @@ class Argument:
         found["choice"] = misspelt(self.annotation)
         if isinstance(valid, torch.Tensor | np.ndarray):
             found["shape"] = misshapen(self.annotation, self.comment, valid, table.CALLS[self.fn])
-        columns = any(s.text.startswith("with_columns") for s in specs)
+        columns = any(s.text.startswith("with_columns") and "empty=True" not in s.text for s in specs)
         if isinstance(valid, pd.DataFrame) and (columns or MADE_ELSEWHERE.search(self.comment)):
             found["shape"] = [valid.rename(columns=lambda c: f"no {c}"), *[pd.DataFrame()] * columns]
         found = {kind: st.sampled_from(values) for kind, values in found.items() if values}

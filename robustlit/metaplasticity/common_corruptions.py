@@ -145,13 +145,16 @@ def as_tested(
     return df[df["reading"].eq("report") == (df["stressor"].isin(CHANGED) & reported)]
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #3d118ef7
+_Records = Annotated[
+    pd.DataFrame,
+    with_columns(*"bn order strength reading stressor profile width epochs".split(), empty=True),
+]
+
+
 @checked
 @needs_records
 def figure_3(
-    found: Annotated[
-        pd.DataFrame,
-        with_columns("bn", "order", "strength", "reading", "stressor", "profile", "width", "epochs", empty=True),
-    ],  # Records of one width
+    found: _Records,  # Records of one width
     way: _Way = "report",  # As for `as_tested`
     highest: _Severity = 1,  # Severity up to which; above 1 it is drawn along the axis, else the task
 ):
