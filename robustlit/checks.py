@@ -692,6 +692,19 @@ def devices() -> list:  # "cpu" first
         here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return here + ["mps"] * torch.backends.mps.is_available()
 
+# %% ../nbs/learning/00_checks.ipynb #5c0e71b2
+def _class_numbers(y, name):
+    check_labels(y, name=name)
+
+
+def _any_range(x, name):
+    check_images(x, name, in_range=False)
+
+
+def _as_many(y, name, rows):
+    if tuple(rows.shape[:1]) != tuple(y.shape):
+        check_labels(y, len(rows), name=name)
+
 # %% ../nbs/learning/00_checks.ipynb #467337d9
 if TYPE_CHECKING:
     import torch
@@ -715,19 +728,6 @@ def _on_cpu(generator, name):
 
 def _is_here(device, name):
     check_choice(str(device), ["auto", *devices()], name)
-
-
-def _class_numbers(y, name):
-    check_labels(y, name=name)
-
-
-def _any_range(x, name):
-    check_images(x, name, in_range=False)
-
-
-def _as_many(y, name, rows):
-    if tuple(rows.shape[:1]) != tuple(y.shape):
-        check_labels(y, len(rows), name=name)
 
 # %% ../nbs/learning/00_checks.ipynb #b41be335
 _TENSORS = ("Images", "Pixels", "Labels", "Batch", "Logits", "PerImage", "Generator", "CPUGenerator", "Device")

@@ -469,10 +469,13 @@ def ledger_markdown(
     return "\n".join(lines)
 
 # %% ../nbs/evidence/60_claims.ipynb #4a5a317a
+_Names = Sequence[str]
+
+
 @checked
 def text_table(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
-    columns: Annotated[Sequence[str], column_of("found")],  # Which of its columns, in this order
+    columns: Annotated[_Names, column_of("found")],  # Which of its columns, in this order
     where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
 ) -> Markdown | None:  # A table for a notebook; None where there are no records
     "Columns of words with all that they say; one sentence where there are no records."

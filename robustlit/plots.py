@@ -112,11 +112,14 @@ def _bounds(v: np.ndarray, interval):
     return (v.min(), v.max()) if interval == "range" else (np.nan, np.nan)
 
 # %% ../nbs/evidence/70_plots.ipynb #c46bb8e9
+_Names = Sequence[str]
+
+
 @checked
 def spread(
     df: pd.DataFrame,  # Tidy rows
     y: Annotated[str, column_of("df")],  # Column of what was measured
-    over: Annotated[Sequence[str], column_of("df")],  # Columns whose values make a point
+    over: Annotated[_Names, column_of("df")],  # Columns whose values make a point
     by: Annotated[str, column_of("df")] = "seed",  # Column of the repetitions
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
 ) -> pd.DataFrame:  # A row a point: the columns of `over`, mean, low, high, n
@@ -311,9 +314,7 @@ _Found = Annotated[pd.DataFrame, with_columns("profile", "hardware", empty=True)
 @checked
 def caption(
     df: _Found,  # Rows with the provenance columns of `robustlit.records.records`
-    per: Annotated[
-        _Columns | None, column_of("df")
-    ] = None,  # Columns that make a setting, if seeds are to be counted for each
+    per: Annotated[_Columns | None, column_of("df")] = None,  # That make a setting, to count seeds for each
 ) -> str:  # For example 'profile cpu, n = 3 seeds, 2-core AMD EPYC CPU'
     "Profile, number of seeds and hardware of the rows, as one phrase; `ValueError` where a column is missing."
     if not len(df):

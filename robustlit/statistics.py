@@ -232,9 +232,7 @@ def differences(
     on: Annotated[str, column_of("found")] = "network",  # Column that tells the two apart
     y: Annotated[str, column_of("found")] = "accuracy",  # Column of what was measured
     by: Annotated[str, column_of("found")] = "seed",  # Column of the repetitions that are paired
-    over: Annotated[
-        _Columns, column_of("found")
-    ] = None,  # That make a point; by default stressor and strength, and profile if there are several
+    over: Annotated[_Columns, column_of("found")] = None,  # Of a point; if None stressor, strength and profile
     lower_is_better: bool = False,  # Whether less of `y` is better, as of a loss
 ) -> pd.DataFrame:  # pair, the columns of `over`, mean, low, high (95 %), p, p_holm, effect, n
     "Paired differences of every pair at every point of the first, with intervals and Holm's correction."
