@@ -433,11 +433,8 @@ def _beside(checks: Mapping) -> list:
     "(argument, its spec, the argument that it must go with); labels go with images or logits."
     found = []
     for name, spec in ((name, spec) for name, check in checks.items() if check for spec in check.specs):
-        rows = [
-            k for k in (f"x{name[1:]}", "logits") if spec.fits is _class_numbers and name[0] == "y" and checks.get(k)
-        ]
-        found += [(name, spec, spec.beside)] * bool(spec.beside)
-        found += [(name, Spec("as_many", "", _as_many), k) for k in rows[:1]]
+        rows = [k for k in (f"x{name[1:]}", "logits") if name[0] == "y" and checks.get(k)]
+        found += [(name, spec, k) for k in (rows[:1] if spec.beside == "images or logits" else [spec.beside]) if k]
     return found
 
 
@@ -740,10 +737,11 @@ def __getattr__(name: str):
 
     grey, y = torch.full((2, 1, 8, 8), 0.5), torch.arange(2)
     pictures = check_with(check_images, grey + 1, grey * math.nan, grey[0], grey.byte())
+    together = Spec("as_many", "", _as_many, raises=True, beside="images or logits")
     found = dict(
         Images=Annotated[torch.Tensor, pictures],
         Pixels=Annotated[torch.Tensor, check_with(check_bytes, grey, grey[0].byte())],
-        Labels=Annotated[torch.Tensor, check_with(_class_numbers, y.float(), y - 1, y[None])],
+        Labels=Annotated[torch.Tensor, check_with(_class_numbers, y.float(), y - 1, y[None]), together],
         Batch=Annotated[torch.Tensor, check_with(_any_range, grey[0], grey.byte())],
         Logits=Annotated[torch.Tensor, shaped("n, classes")],
         PerImage=Annotated[torch.Tensor, shaped("n")],
