@@ -23,7 +23,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import Count, at_least, check_choice, check_labels, checked, one_of, or_infinite
+from robustlit.checks import (
+    Batch,
+    Count,
+    Labels,
+    Logits,
+    PerImage,
+    at_least,
+    check_choice,
+    check_labels,
+    checked,
+    one_of,
+    or_infinite,
+)
 from .digest import Table
 from .evaluation import eval_mode
 from .intake import call_model, first_logits, given_pair
@@ -34,8 +46,8 @@ TINY = 1e-12
 
 @checked
 def margin_of(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
 ) -> Tensor:  # (n,), negative where another class wins
     "How far the label's logit stands above the best other one."
     others = logits.scatter(1, y[:, None], -math.inf)
@@ -71,10 +83,10 @@ LossName = Annotated[str, one_of(LOSSES)] | Callable
 
 @checked
 def attack_loss(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
     loss: LossName = "ce",  # A name in `LOSSES`, or a function (logits, y, target) to (n,)
-    target: Tensor | None = None,  # Classes to reach (n,), None to get away from `y`
+    target: Labels | None = None,  # Classes to reach (n,), None to get away from `y`
 ) -> Tensor:  # (n,), to be made large
     "The attacker's loss of each image; `ValueError` for an unknown name or too few classes."
     rule = LOSSES[loss] if isinstance(loss, str) else loss
@@ -95,7 +107,7 @@ class Ball:
     @checked
     def __init__(
         self,
-        x: Tensor,  # Clean images (n, c, h, w)
+        x: Batch,  # Clean images (n, c, h, w)
         eps: Radius,  # Radius, in pixel units
         norm: Norm = "linf",  # "linf" (each pixel) or "l2" (the whole image)
         clip: bool = True,  # Keep to [0, 1]
@@ -155,7 +167,7 @@ def _mix(z):
 # %% ../nbs/robustness/08_attack_engine.ipynb #6248174f
 @checked
 def image_uniform(
-    ids: Tensor,  # A number for each image (n,), int64
+    ids: PerImage,  # A number for each image (n,), int64
     seed: int,  # Any whole number
     draw: int,  # Which draw of that seed
     shape: tuple[Count, ...],  # What each image needs
@@ -171,7 +183,7 @@ def image_uniform(
 @checked
 def random_start(
     ball: Ball,  # Where to start
-    ids: Tensor,  # A number for each image (n,)
+    ids: PerImage,  # A number for each image (n,)
     seed: int = 0,  # Any whole number
     draw: int = 0,  # Which draw of that seed
 ) -> Tensor:  # Images inside the ball
@@ -192,7 +204,7 @@ class Oracle:
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
-        y: Tensor,  # Labels that the logits must cover
+        y: Labels,  # Labels that the logits must cover
         eot: Count = 1,  # Draws of a random network
     ):
         self.model, self.y, self.eot, self.classes = model, y, eot, 0
@@ -285,8 +297,8 @@ class Threat:
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
-        x: Tensor,  # Images (n, c, h, w)
-        y: Tensor,  # Labels (n,)
+        x: Batch,  # Images (n, c, h, w)
+        y: Labels,  # Labels (n,)
         norm: Norm = "linf",  # "linf" or "l2"
         target: Tensor | str | None = None,  # Classes to reach (n,), "runner_up", "least_likely", or None: any but `y`
         restarts: Count = 1,  # Random starts
@@ -294,7 +306,7 @@ class Threat:
         eot: Count = 1,  # Draws of a random network averaged for each answer
         clip: bool = True,  # Keep to [0, 1]
         seed: int = 0,  # Of the random starts
-        ids: Tensor | None = None,  # A number for each image, its place in `x` if None
+        ids: PerImage | None = None,  # A number for each image, its place in `x` if None
         share: bool = False,  # Keep the clean images' gradient for the next `eps`
     ):
         self.x, self.y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))

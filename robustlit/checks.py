@@ -7,8 +7,9 @@ Docs: https://robustlit.github.io/robustlit/learning/checks.html.md"""
 # %% auto #0
 __all__ = ['not_empty', 'or_infinite', 'existing', 'Count', 'Seed', 'Share', 'NotNegative', 'Counts', 'F', 'Eps', 'nearest',
            'check_choice', 'Spec', 'check_with', 'at_least', 'at_most', 'between', 'above', 'below', 'one_of',
-           'with_columns', 'Check', 'check_of', 'checks_of', 'checked', 'check_values', 'bad_values', 'check_number',
-           'check_int', 'check_eps', 'rounding', 'check_images', 'check_labels', 'check_bytes', 'devices']
+           'with_columns', 'shaped', 'column_of', 'Check', 'check_of', 'checks_of', 'checked', 'check_values',
+           'bad_values', 'check_number', 'check_int', 'check_eps', 'rounding', 'check_images', 'check_labels',
+           'check_bytes', 'devices']
 
 # %% ../nbs/learning/00_checks.ipynb #4912a8a3
 import difflib
@@ -61,6 +62,9 @@ class Spec:
     fits: Callable  # Value to bool; or (value, name) to nothing, where `raises`
     bad: tuple = ()  # Values that do not fit
     raises: bool = False  # Whether `fits` raises an error of its own
+    beside: str = (
+        ""  # Another argument that it must go with; `fits` is then (value, name, the other's value) to nothing
+    )
 
     def __repr__(self) -> str:
         return self.text
@@ -132,14 +136,16 @@ or_infinite = Spec("or_infinite", "", lambda v: not math.isnan(v), (math.nan,))
 # %% ../nbs/learning/00_checks.ipynb #ff478c0c
 def with_columns(
     *names: str,  # Of columns
+    empty: bool = False,  # Whether a table without rows may lack them
 ) -> Spec:  # For the annotation of a `DataFrame`
     "A table with these columns, at least."
 
     def look(df, name):
-        if lacking := [c for c in names if c not in df.columns]:
+        if lacking := [c for c in names if c not in df.columns and (len(df) or not empty)]:
             raise ValueError(f"`{name}` must have the columns {', '.join(names)}, lacks {', '.join(lacking)}")
 
-    return Spec(f"with_columns({', '.join(map(repr, names))})", "", look, raises=True)
+    text = ", ".join([*map(repr, names), *["empty=True"] * empty])
+    return Spec(f"with_columns({text})", "", look, raises=True)
 
 # %% ../nbs/learning/00_checks.ipynb #5be25065
 def _exists(path, name):
@@ -148,6 +154,32 @@ def _exists(path, name):
 
 
 existing = check_with(_exists, "no such file")
+
+# %% ../nbs/learning/00_checks.ipynb #5c0e71a2
+def shaped(
+    *shapes: str,  # As 'n, c, h, w'; any of several
+) -> Spec:  # For the annotation of a tensor or array
+    "As many dimensions as named, each of the size that it says, if that is a number."
+    known = [tuple(int(s) if s.isdigit() else 0 for s in shape.split(", ")) for shape in shapes]
+    want = " or ".join(f"({s}{',' * (', ' not in s)})" for s in shapes)
+
+    def look(x, name):
+        if not any(len(x.shape) == len(k) and all(a in (0, b) for a, b in zip(k, x.shape)) for k in known):
+            raise ValueError(f"`{name}` must have shape {want}, got {tuple(x.shape)}")
+
+    return Spec(f"shaped({', '.join(map(repr, shapes))})", "", look, raises=True)
+
+# %% ../nbs/learning/00_checks.ipynb #5c0e71a5
+def column_of(
+    table: str,  # Name of the argument that is the table
+) -> Spec:  # For the annotation of a name, or of several
+    "One of the columns of the table beside it, or some of them."
+
+    def look(value, name, df):
+        for column in [value] if isinstance(value, str) else value:
+            check_choice(column, list(df.columns) if len(df) else [column], name)
+
+    return Spec(f"column_of({table!r})", "", look, raises=True, beside=table)
 
 # %% ../nbs/learning/00_checks.ipynb #619cc66c
 def _shown(value) -> str:
@@ -184,6 +216,8 @@ class Check:
     def look(self, value, name: str):
         "`ValueError` where a spec does not fit."
         for spec in self.specs:
+            if spec.beside:
+                continue  # the decorator looks
             if spec.raises:
                 spec.fits(value, name)
             elif not spec.fits(value):
@@ -395,6 +429,15 @@ def checks_of(
     return {p.name: check_of(p.annotation) for p in _written(fn)}
 
 # %% ../nbs/learning/00_checks.ipynb #2bccd0bd
+def _beside(checks: Mapping) -> list:
+    "(argument, its spec, the argument that it must go with); labels go with images or logits."
+    found = []
+    for name, spec in ((name, spec) for name, check in checks.items() if check for spec in check.specs):
+        rows = [k for k in (f"x{name[1:]}", "logits") if name[0] == "y" and checks.get(k)]
+        found += [(name, spec, k) for k in (rows[:1] if spec.beside == "images or logits" else [spec.beside]) if k]
+    return found
+
+
 def _plan(fn: Callable) -> tuple:
     "The checks of a function: by place, by name, of further positional and of further named arguments."
     kinds, checks = _written(fn), checks_of(fn)
@@ -432,12 +475,15 @@ def checked(
         cls = typing.cast(Any, fn)
         cls.__init__ = checked(cls.__init__)
         return fn
-    plan = None
+    plan = together = None
+    defaults = {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.default is not p.empty}
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
-        nonlocal plan
-        plan = plan or _plan(fn)
+        nonlocal plan, together
+        if plan is None:
+            plan = _plan(fn)
+            together = _beside(dict(plan[0]) | plan[1])
         places, by_name, others, extra = plan
         for value, (name, check) in zip(args, places):
             if check is not None:
@@ -449,6 +495,11 @@ def checked(
             check = by_name.get(name, extra)
             if check is not None:
                 check(value, name)
+        if together:
+            given = defaults | dict(zip((name for name, _ in places), args)) | kwargs
+            for name, spec, other in together:
+                if given.get(name) is not None and given.get(other) is not None:
+                    spec.fits(given[name], name, given[other])
         return fn(*args, **kwargs)
 
     shown = inspect.signature(fn)
@@ -638,6 +689,19 @@ def devices() -> list:  # "cpu" first
         here += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     return here + ["mps"] * torch.backends.mps.is_available()
 
+# %% ../nbs/learning/00_checks.ipynb #5c0e71b2
+def _class_numbers(y, name):
+    check_labels(y, name=name)
+
+
+def _any_range(x, name):
+    check_images(x, name, in_range=False)
+
+
+def _as_many(y, name, rows):
+    if tuple(rows.shape[:1]) != tuple(y.shape):
+        check_labels(y, len(rows), name=name)
+
 # %% ../nbs/learning/00_checks.ipynb #467337d9
 if TYPE_CHECKING:
     import torch
@@ -646,6 +710,9 @@ if TYPE_CHECKING:
     Images = Annotated[Tensor, "float batch (n, c, h, w) in [0, 1]"]
     Pixels = Annotated[Tensor, "uint8 batch (n, c, h, w)"]
     Labels = Annotated[Tensor, "int64 class numbers (n,)"]
+    Batch = Annotated[Tensor, "float batch (n, c, h, w), of any range"]
+    Logits = Annotated[Tensor, "(n, classes)"]
+    PerImage = Annotated[Tensor, "(n,)"]
     Generator = Annotated[torch.Generator, "on any device"]
     CPUGenerator = Annotated[torch.Generator, "on the CPU"]
     Device = Annotated[str | torch.device, "of this machine"]
@@ -659,22 +726,25 @@ def _on_cpu(generator, name):
 def _is_here(device, name):
     check_choice(str(device), ["auto", *devices()], name)
 
-
-def _class_numbers(y, name):
-    check_labels(y, name=name)
-
 # %% ../nbs/learning/00_checks.ipynb #b41be335
+_TENSORS = ("Images", "Pixels", "Labels", "Batch", "Logits", "PerImage", "Generator", "CPUGenerator", "Device")
+
+
 def __getattr__(name: str):
-    if name not in ("Images", "Pixels", "Labels", "Generator", "CPUGenerator", "Device"):
+    if name not in _TENSORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import torch
 
     grey, y = torch.full((2, 1, 8, 8), 0.5), torch.arange(2)
     pictures = check_with(check_images, grey + 1, grey * math.nan, grey[0], grey.byte())
+    together = Spec("as_many", "", _as_many, raises=True, beside="images or logits")
     found = dict(
         Images=Annotated[torch.Tensor, pictures],
         Pixels=Annotated[torch.Tensor, check_with(check_bytes, grey, grey[0].byte())],
-        Labels=Annotated[torch.Tensor, check_with(_class_numbers, y.float(), y - 1, y[None])],
+        Labels=Annotated[torch.Tensor, check_with(_class_numbers, y.float(), y - 1, y[None]), together],
+        Batch=Annotated[torch.Tensor, check_with(_any_range, grey[0], grey.byte())],
+        Logits=Annotated[torch.Tensor, shaped("n, classes")],
+        PerImage=Annotated[torch.Tensor, shaped("n")],
         Generator=Annotated[torch.Generator, "on any device"],
         CPUGenerator=Annotated[torch.Generator, check_with(_on_cpu)],
         Device=Annotated[str | torch.device, check_with(_is_here, "gpu", "cuda:99")],

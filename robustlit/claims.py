@@ -36,7 +36,7 @@ from IPython.display import Markdown
 
 import robustlit
 from . import digest
-from .checks import Count, at_least, check_choice, check_with, checked, not_empty, one_of
+from .checks import Count, at_least, check_choice, check_with, checked, column_of, not_empty, one_of
 from .plots import about_records, caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
 
@@ -457,7 +457,7 @@ def _second(v: Verdict) -> str:
 # %% ../nbs/evidence/60_claims.ipynb #e70f943c
 @checked
 def ledger_markdown(
-    table: pd.DataFrame,  # From `ledger`
+    table: pd.DataFrame,  # Any, such as that from `ledger`
 ) -> str:  # A table in Markdown
     "The ledger as text for a notebook or a page, commands as code."
     cell = lambda v: " ".join(str(v).split()).replace("|", "\\|")
@@ -469,17 +469,19 @@ def ledger_markdown(
     return "\n".join(lines)
 
 # %% ../nbs/evidence/60_claims.ipynb #4a5a317a
+_Names = Sequence[str]
+
+
 @checked
 def text_table(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
-    columns: Sequence[str],  # Which of its columns, in this order
+    columns: Annotated[_Names, column_of("found")],  # Which of its columns, in this order
     where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
 ) -> Markdown | None:  # A table for a notebook; None where there are no records
     "Columns of words with all that they say; one sentence where there are no records."
     if not len(found):
         return print(about_records(found))
     shown = found.query(where) if where else found
-    _ = [check_choice(c, list(found.columns), "columns") for c in columns]
     return Markdown(ledger_markdown(shown[[*columns]]))
 
 # %% ../nbs/evidence/60_claims.ipynb #3e4f295d

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .checks import Count, NotNegative, checked
+from .checks import Batch, Count, NotNegative, checked
 from .evaluation import eval_mode, logits_of
 
 # %% ../nbs/robustness/04_cost.ipynb #52ff1469
@@ -49,7 +49,7 @@ def counted(
 @checked
 def seconds_a_pass(
     model: nn.Module,  # Any network
-    x: Tensor,  # A batch of images (n, c, h, w)
+    x: Batch,  # A batch of images (n, c, h, w)
 ) -> float:  # Seconds
     "How long a forward pass of one image takes here."
     with eval_mode(model), torch.no_grad():

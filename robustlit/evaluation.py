@@ -18,7 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import Count, check_images, check_labels, checked, not_empty
+from robustlit.checks import (
+    Batch,
+    Count,
+    Images,
+    Labels,
+    Logits,
+    Pixels,
+    check_images,
+    check_labels,
+    checked,
+    not_empty,
+    shaped,
+)
 from .data import Batches, as_images
 from .intake import call_model, check_ready, first_logits
 
@@ -41,7 +53,7 @@ def eval_mode(
 @checked
 def logits_of(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    x: Batch | Pixels,  # Images (n, c, h, w), uint8 or floats
     batch_size: Count = 250,  # Images at a time
 ) -> Tensor:  # (n, classes)
     "Logits of all images, in eval mode and without gradients."
@@ -58,8 +70,8 @@ def _check_logits(logits: Tensor, n: int, expected: str):
 # %% ../nbs/robustness/00_evaluation.ipynb #840bb10d
 @checked
 def correct(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
 ) -> Tensor:  # (n,) of booleans
     "Whether the largest logit of each row is that of its label; a row with NaN or infinity is wrong."
     _check_logits(logits, len(y), "`logits` must have")
@@ -68,8 +80,8 @@ def correct(
 # %% ../nbs/robustness/00_evaluation.ipynb #4c3c2309
 @checked
 def accuracy_of(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
 ) -> float:  # Percent
     "Share of the rows whose largest logit is that of the label."
     return 100 * float(correct(logits, y).double().mean())
@@ -77,8 +89,8 @@ def accuracy_of(
 # %% ../nbs/robustness/00_evaluation.ipynb #20836215
 @checked
 def calibration_error(
-    confidence: np.ndarray,  # Of the predicted class (n,), from 0 to 1
-    correct: np.ndarray,  # Whether it was right (n,)
+    confidence: Annotated[np.ndarray, shaped("n")],  # Of the predicted class (n,), from 0 to 1
+    correct: Annotated[np.ndarray, shaped("n")],  # Whether it was right (n,)
     bins: Count = 15,  # Of equal width
 ) -> float:  # Percent
     "Expected calibration error."
@@ -89,8 +101,8 @@ def calibration_error(
 # %% ../nbs/robustness/00_evaluation.ipynb #5426a1bb
 @checked
 def measures(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
 ) -> dict:  # accuracy, low, high (95 %), ece (all percent), loss (nats), n
     "What one table row says of these logits."
     from scipy.stats import binomtest
@@ -106,8 +118,8 @@ def measures(
 # %% ../nbs/robustness/00_evaluation.ipynb #5fc0f364
 @checked
 def answers(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
 ) -> dict:  # accuracy, most_given (share of the most frequent answer; both percent), n
     "How many answers are right, and how many are the same; rows that are not finite are no answer."
     given = logits.argmax(1)[logits.isfinite().all(1)]
@@ -138,14 +150,13 @@ def evaluate(
 @checked
 def accuracy(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
-    y: Tensor,  # Their labels (n,), int64
+    x: Images | Pixels,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+    y: Labels,  # Their labels (n,), int64
     batch_size: Count = 1000,  # Images at a time
 ) -> float:  # Percent of the images given their label
     "Accuracy in percent, evaluated in eval mode."
     if x.dtype == torch.uint8:
         return evaluate(model, Batches(x, y, batch_size, shuffle=False))["accuracy"]
-    check_images(x), check_labels(y, len(x))
     return evaluate(model, zip(x.split(batch_size), y.split(batch_size)))["accuracy"]
 
 # %% ../nbs/robustness/00_evaluation.ipynb #a34c8237
@@ -164,7 +175,7 @@ def accuracy_by_task(
 # %% ../nbs/robustness/00_evaluation.ipynb #4d129ff7
 @checked
 def look_like_probabilities(
-    z: Tensor,  # Outputs (n, classes)
+    z: Logits,  # Outputs (n, classes)
 ) -> bool:
     "Whether every row is from 0 to 1 and sums to 1."
     return bool((z >= 0).all() and (z <= 1).all() and ((z.sum(1) - 1).abs() < 1e-3).all())

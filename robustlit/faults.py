@@ -28,7 +28,6 @@ from robustlit.checks import (
     Share,
     at_least,
     check_choice,
-    check_labels,
     check_with,
     checked,
     not_empty,
@@ -351,7 +350,6 @@ def fault_curve(
     "How a network's accuracy falls with the rate of flipped bits, in eval mode."
     import pandas as pd
 
-    check_labels(y, len(x))
     rates = [float(r) for r in rates]
     seeds = torch.randint(2**62, (draws,), generator=generator).tolist()
     rows, columns = [], ["where", "layer", "rate", "draw", "flipped", "exposed", "n", "correct", "broken"]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import at_least, checked, one_of
+from .checks import Batch, at_least, checked, one_of
 
 # %% ../nbs/robustness/31_image_operations.ipynb #5b4f14b1
 def _hash(x: Tensor, key: Tensor | int = 0) -> Tensor:
@@ -106,7 +106,7 @@ _Border = Annotated[str, one_of(("nearest", "reflect", "mirror"))]
 
 @checked
 def blur(
-    x: Tensor,  # Images (n, c, h, w)
+    x: Batch,  # Images (n, c, h, w)
     sigma: _Sigma,  # Standard deviation in pixels, at least 0
     border: _Border = "nearest",  # What lies outside: 'nearest', 'reflect' (edge pixel repeated) or 'mirror' (not repeated)
     radius: Annotated[int, at_least(0)] | None = None,  # Of the kernel in pixels; 4 sigma if None

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attacks import ATTACKS, TINY, LossName, Search, State, attack_loss, image_uniform, random_start
-from .checks import Count, Share, above, at_least, at_most, check_with, checked
+from .checks import Batch, Count, Share, above, at_least, at_most, check_with, checked, shaped
 
 # %% ../nbs/robustness/26_input_diversity.ipynb #7f6bf4d0
 _Kept = Annotated[float, above(0), at_most(1)]
@@ -23,8 +23,8 @@ _Kept = Annotated[float, above(0), at_most(1)]
 
 @checked
 def resized(
-    x: Tensor,  # Images (n, c, h, w)
-    u: Tensor,  # Uniform numbers (n, 4): whether, how large, where down, where right
+    x: Batch,  # Images (n, c, h, w)
+    u: Annotated[Tensor, shaped("n, 4")],  # Uniform numbers (n, 4): whether, how large, where down, where right
     smallest: _Kept,  # Share of the side that is always kept
     probability: Share,  # Of being changed at all
 ) -> Tensor:  # Images of the same shape
@@ -60,8 +60,8 @@ def gaussian_kernel(
 # %% ../nbs/robustness/26_input_diversity.ipynb #051ce502
 @checked
 def smoothed(
-    g: Tensor,  # Gradients (n, c, h, w)
-    kernel: Tensor,  # (size, size)
+    g: Batch,  # Gradients (n, c, h, w)
+    kernel: Annotated[Tensor, shaped("size, size")],  # (size, size)
 ) -> Tensor:  # Of the same shape
     "Each channel convolved with the kernel, zeros outside."
     c, weight = g.shape[1], kernel.to(g)[None, None]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import attack_images
-from .checks import Count, Eps, Seed, Share, at_least, checked, or_infinite, with_columns
+from .checks import Count, Eps, Images, Labels, Seed, Share, at_least, checked, or_infinite, with_columns
 from .cost import PassBar
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -48,8 +48,8 @@ class Subject:
     def __init__(
         self,
         model: nn.Module,  # In eval mode
-        x: Tensor,  # Images in [0, 1]
-        y: Tensor,  # Labels
+        x: Images,  # Images in [0, 1]
+        y: Labels,  # Labels
         eps: Share,  # Radius, in pixel units
         seed: Seed,  # Of random starts and noise
         surrogates: Iterable[nn.Module] = (),  # Networks trained on the same data

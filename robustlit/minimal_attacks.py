@@ -36,10 +36,12 @@ from robustlit.attacks import (
     worst_images,
 )
 from robustlit.checks import (
+    Batch,
     Count,
     Device,
     Images,
     NotNegative,
+    PerImage,
     at_least,
     between,
     check_choice,
@@ -49,6 +51,7 @@ from robustlit.checks import (
     check_with,
     checked,
     one_of,
+    shaped,
 )
 from .digest import Later, Table
 from .intake import AnyImages, AnyLabels
@@ -181,12 +184,15 @@ def saliency(
     return torch.where((alpha * beta < 0) & torch.where(alpha > 0, up, down), (alpha * beta).abs(), 0)
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #e220cdee
+_Pixelwise = Annotated[Tensor, shaped("n, pixels")]
+
+
 @checked
 def best_pair(
-    alpha: Tensor,  # Slopes of the goal's score (n, pixels)
-    beta: Tensor,  # Slopes of the sum of the others' (n, pixels)
-    up: Tensor,  # Where a pixel may rise (n, pixels)
-    down: Tensor,  # Where it may fall (n, pixels)
+    alpha: _Pixelwise,  # Slopes of the goal's score (n, pixels)
+    beta: _Pixelwise,  # Slopes of the sum of the others' (n, pixels)
+    up: _Pixelwise,  # Where a pixel may rise (n, pixels)
+    down: _Pixelwise,  # Where it may fall (n, pixels)
 ) -> tuple:  # Largest saliency (n,), its two pixels (n, 2)
     "The two pixels that together help most."
     found, n = [], alpha.shape[1]
@@ -347,11 +353,11 @@ def dotted(
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #f15b922e
 @checked
 def boundary_step(
-    x: Tensor,  # Clean images (n, c, h, w)
-    a: Tensor,  # Where the walk stands (n, c, h, w)
-    noise: Tensor,  # From a bell curve (n, c, h, w)
-    across: Tensor,  # Step along the sphere (n,), as a share of the distance
-    towards: Tensor,  # Step towards the image (n,), likewise
+    x: Batch,  # Clean images (n, c, h, w)
+    a: Batch,  # Where the walk stands (n, c, h, w)
+    noise: Batch,  # From a bell curve (n, c, h, w)
+    across: PerImage,  # Step along the sphere (n,), as a share of the distance
+    towards: PerImage,  # Step towards the image (n,), likewise
 ) -> tuple:  # A place on the sphere, and one nearer to the image, both (n, c, h, w)
     "What the boundary attack tries next."
     away, delta = a - x, _wide(across)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .attacks import TINY, LossName, Search, State, image_uniform
-from .checks import Count, above, at_least, between, checked, one_of
+from .checks import Batch, Count, Labels, Logits, PerImage, above, at_least, between, checked, one_of
 from .minimal_attacks import SMALLEST, _broken, _wide, input_slopes
 
 # %% ../nbs/robustness/22_minimum_norm.ipynb #5b43f885
@@ -47,7 +47,7 @@ def finite(
 # %% ../nbs/robustness/22_minimum_norm.ipynb #bda3da01
 @checked
 def unit(
-    g: Tensor,  # Gradients (n, c, h, w)
+    g: Batch,  # Gradients (n, c, h, w)
     s: State,  # Whose they are: its ids and seed say what is drawn
     k: Annotated[int, at_least(0)],  # The step, likewise
 ) -> Tensor:  # Directions of Euclidean length one
@@ -73,7 +73,7 @@ def begin(
 def remember(
     search: Search,  # Who is asked
     s: State,  # Where the images are
-    logits: Tensor,  # There
+    logits: Logits,  # There
     norm: AnyNorm = "l2",  # What is measured
 ) -> Tensor:  # Whether they are wrong there (n,)
     "Keep the images that are wrong and nearer than those before."
@@ -125,8 +125,8 @@ class DDN:
 # %% ../nbs/robustness/22_minimum_norm.ipynb #b0fadbbd
 @checked
 def into_ball(
-    move: Tensor,  # (n, c, h, w)
-    radius: Tensor,  # Of each ball (n,)
+    move: Batch,  # (n, c, h, w)
+    radius: PerImage,  # Of each ball (n,)
     norm: AnyNorm,  # "l0", "l1", "l2" or "linf"
 ) -> Tensor:  # The nearest moves that are not longer
     "Project each move into a ball around zero."
@@ -146,9 +146,9 @@ def into_ball(
 # %% ../nbs/robustness/22_minimum_norm.ipynb #962d4d56
 @checked
 def soft_margin(
-    logits: Tensor,  # (n, classes)
-    y: Tensor,  # Labels (n,)
-    target: Tensor | None,  # Classes to reach (n,), None to get away from `y`
+    logits: Logits,  # (n, classes)
+    y: Labels,  # Labels (n,)
+    target: Labels | None,  # Classes to reach (n,), None to get away from `y`
 ) -> Tensor:  # (n,), to be made large
     "How far the other classes together are ahead of the label, or the target of all others."
     mine = (y if target is None else target)[:, None]
@@ -225,9 +225,9 @@ def _even(w, want, room, pace):
 # %% ../nbs/robustness/22_minimum_norm.ipynb #52bb6f02
 @checked
 def to_plane(
-    x: Tensor,  # Images (n, c, h, w)
-    w: Tensor,  # Normals of the planes (n, c, h, w)
-    want: Tensor,  # What `w` times the move must be (n,)
+    x: Batch,  # Images (n, c, h, w)
+    w: Batch,  # Normals of the planes (n, c, h, w)
+    want: PerImage,  # What `w` times the move must be (n,)
     norm: ConvexNorm = "l2",  # "l1", "l2" or "linf"
     clip: bool = True,  # Keep to [0, 1]
 ) -> Tensor:  # Moves (n, c, h, w); as far as there is room where the plane is out of reach
@@ -340,8 +340,8 @@ class FABT(FAB):
 # %% ../nbs/robustness/22_minimum_norm.ipynb #266a3253
 @checked
 def local_optimality(
-    distance: Tensor,  # What one attack found (n,), inf for nothing
-    best: Tensor,  # The smallest distance that anything found (n,), 0 for images that are wrong when clean
+    distance: PerImage,  # What one attack found (n,), inf for nothing
+    best: PerImage,  # The smallest distance that anything found (n,), 0 for images that are wrong when clean
 ) -> float:  # 1: as near as the best everywhere; 0: nothing found
     "How close an attack comes to the envelope of all."
     if distance.shape != best.shape or not (best > 0).any() or not best.isfinite().all():

@@ -17,7 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .checks import Labels, NotNegative, Seed, checked
+from .checks import Images, Labels, NotNegative, Seed, checked
 from .data import Batches, Dataset, as_images, load
 from .training import Learner, set_seed
 
@@ -73,7 +73,7 @@ def linear(
 @checked
 def closed_form_accuracy(
     model: nn.Module,  # Linear in its images, as that of `linear`
-    x: Tensor,  # Images in [0, 1]
+    x: Images,  # Images in [0, 1]
     y: Labels,  # Labels
     eps: NotNegative,  # Largest change of a pixel
     box: bool = True,  # Whether pixels stay in [0, 1]

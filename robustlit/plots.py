@@ -31,7 +31,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 
-from .checks import Count, above, at_least, check_choice, checked, one_of
+from .checks import Count, above, at_least, checked, column_of, one_of, with_columns
 from .experiments import PROFILES, find_experiment, known_experiments
 from .files import write_atomically
 from .records import largest, project_folder
@@ -112,17 +112,18 @@ def _bounds(v: np.ndarray, interval):
     return (v.min(), v.max()) if interval == "range" else (np.nan, np.nan)
 
 # %% ../nbs/evidence/70_plots.ipynb #c46bb8e9
+_Names = Sequence[str]
+
+
 @checked
 def spread(
     df: pd.DataFrame,  # Tidy rows
-    y: str,  # Column of what was measured
-    over: Sequence[str],  # Columns whose values make a point
-    by: str = "seed",  # Column of the repetitions
+    y: Annotated[str, column_of("df")],  # Column of what was measured
+    over: Annotated[_Names, column_of("df")],  # Columns whose values make a point
+    by: Annotated[str, column_of("df")] = "seed",  # Column of the repetitions
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
 ) -> pd.DataFrame:  # A row a point: the columns of `over`, mean, low, high, n
     "Mean, ends and number of repetitions of each point; a NaN makes its point NaN."
-    for name in (y, by, *over):
-        check_choice(name, list(df.columns), "column")
     seeds = df.groupby([*over, by], sort=False, dropna=False)[y].agg(lambda v: v.to_numpy(float).mean()).reset_index()
     rows = []
     for point, part in seeds.groupby(list(over), sort=False, dropna=False):
@@ -164,10 +165,10 @@ def _count(n):
 def curve_with_spread(
     ax: Axes,  # Where to draw
     df: pd.DataFrame,  # Tidy rows, for example from `robustlit.records.records`
-    x: str,  # Column along the axis: numbers, or words in the order they come
-    y: str,  # Column of what was measured
-    group: str | None = None,  # A line for each value of this column
-    by: str = "seed",  # Column of the repetitions
+    x: Annotated[str, column_of("df")],  # Column along the axis: numbers, or words in the order they come
+    y: Annotated[str, column_of("df")],  # Column of what was measured
+    group: Annotated[str | None, column_of("df")] = None,  # A line for each value of this column
+    by: Annotated[str, column_of("df")] = "seed",  # Column of the repetitions
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
     style: Annotated[str, one_of(("band", "bars"))] = "band",  # 'band' or 'bars'
     colours: Mapping | None = None,  # Group to colour, where several figures must agree
@@ -194,11 +195,11 @@ _Positive = Annotated[float, above(0)]
 @checked
 def curve_panels(
     df: pd.DataFrame,  # Tidy rows
-    column: str,  # A panel for each of its values
+    column: Annotated[str, column_of("df")],  # A panel for each of its values
     values: Iterable,  # Which, in their order
-    x: str,  # Column along the axes
-    y: str = "accuracy",  # Column of what was measured
-    group: str = "meta",  # A line for each value of this column
+    x: Annotated[str, column_of("df")],  # Column along the axes
+    y: Annotated[str, column_of("df")] = "accuracy",  # Column of what was measured
+    group: Annotated[str, column_of("df")] = "meta",  # A line for each value of this column
     shape: tuple[Count, Count] = (4, 5),  # Rows and columns of panels
     size: tuple[_Positive, _Positive] = (6.4, 4.7),  # Of the figure, in inches
     ylim: tuple[float, float] = (0, 101),  # Of all panels
@@ -228,6 +229,8 @@ def _pictures(images):
     "Images as numpy, each (h, w) or (h, w, 3), in [0, 1]."
     images = torch.as_tensor(images) if not isinstance(images, list | tuple) else torch.stack(list(images))
     images = images[:, None] if images.ndim == 3 else images
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"`images` must be floats in [0, 1] or uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(
             f"`images` must have shape (n, 1 or 3, height, width) or (n, height, width), got {tuple(images.shape)}"
@@ -304,17 +307,18 @@ def _listed(values):
     return f"{', '.join(most)} and {last}" if most else last
 
 # %% ../nbs/evidence/70_plots.ipynb #c49b8f38
+_Columns = str | Sequence[str]
+_Found = Annotated[pd.DataFrame, with_columns("profile", "hardware", empty=True)]
+
+
 @checked
 def caption(
-    df: pd.DataFrame,  # Rows with the provenance columns of `robustlit.records.records`
-    per: str | Sequence[str] | None = None,  # Columns that make a setting, if seeds are to be counted for each
+    df: _Found,  # Rows with the provenance columns of `robustlit.records.records`
+    per: Annotated[_Columns | None, column_of("df")] = None,  # That make a setting, to count seeds for each
 ) -> str:  # For example 'profile cpu, n = 3 seeds, 2-core AMD EPYC CPU'
     "Profile, number of seeds and hardware of the rows, as one phrase; `ValueError` where a column is missing."
-    lacking = [c for c in ("profile", "hardware") if c not in df.columns]
-    if lacking or not len(df):
-        raise ValueError(
-            f"`df` must be rows from `records`, got {f'no column {lacking[0]!r}' if lacking else 'no rows'}"
-        )
+    if not len(df):
+        raise ValueError("`df` must be rows from `records`, got no rows")
     profiles, machines = sorted(set(df.profile)), sorted(set(map(_machine, df.hardware)))
     unit = "seed" if "seed" in df.columns else "key"
     settings = df.groupby(per if isinstance(per, str) else list(per), dropna=False) if per else [("", df)]
@@ -333,8 +337,8 @@ def _suggested(name, asked="cpu"):
 # %% ../nbs/evidence/70_plots.ipynb #e56658d8
 @checked
 def about_records(
-    found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
-    per: str | Sequence[str] | None = None,  # Columns that make a setting, as for `caption`
+    found: _Found,  # From `robustlit.records.records`, or some of its rows
+    per: Annotated[_Columns | None, column_of("found")] = None,  # Columns that make a setting, as for `caption`
 ) -> str:  # The caption, or one sentence
     "What the records rest on, or how to make them where there are none."
     if len(found):
@@ -390,11 +394,11 @@ def _legend(fig, axes, lines):
 @checked
 def show(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows; the largest profile is drawn
-    x: str = "strength",  # Column along the axis
-    y: str = "accuracy",  # Column of what was measured
-    panels: str | None = None,  # A panel for each value of this column
-    lines: str | None = None,  # A line for each value of this column
-    by: str = "seed",  # Column of the repetitions
+    x: Annotated[str, column_of("found")] = "strength",  # Column along the axis
+    y: Annotated[str, column_of("found")] = "accuracy",  # Column of what was measured
+    panels: Annotated[str | None, column_of("found")] = None,  # A panel for each value of this column
+    lines: Annotated[str | None, column_of("found")] = None,  # A line for each value of this column
+    by: Annotated[str, column_of("found")] = "seed",  # Column of the repetitions
     interval: _Interval = "sd",  # 'sd', 't' (95 %), 'range' or 'none'
     style: Annotated[str, one_of(("band", "bars"))] = "band",  # 'band' or 'bars'
     colours: Mapping | None = None,  # Value of `lines` to colour, where several figures must agree
@@ -407,9 +411,6 @@ def show(
     found = largest(_of_interest(found, where))
     if not len(found):
         return print(about_records(found))
-    for name, column in dict(x=x, y=y, by=by, panels=panels, lines=lines).items():
-        if column is not None:
-            check_choice(column, list(found.columns), name)
     values = list(found[panels].unique()) if panels else [None]
     cols, groups = min(cols, len(values)), list(found[lines].unique()) if lines else []
     grid = (-(-len(values) // cols), cols)
@@ -432,15 +433,12 @@ def show(
     return fig
 
 # %% ../nbs/evidence/70_plots.ipynb #f850f2dd
-_Columns = str | Sequence[str]
-
-
 @checked
 def mean_table(
     found: pd.DataFrame,  # From `robustlit.records.records`, or some of its rows
-    rows: _Columns,  # Columns whose values stand at the left
-    columns: _Columns,  # Columns whose values stand above
-    y: _Columns = "accuracy",  # Columns of what was measured
+    rows: Annotated[_Columns, column_of("found")],  # Columns whose values stand at the left
+    columns: Annotated[_Columns, column_of("found")],  # Columns whose values stand above
+    y: Annotated[_Columns, column_of("found")] = "accuracy",  # Columns of what was measured
     where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
     sd: bool = False,  # Whether the standard deviation over seeds is told too; the entries are text then
     sort: bool = True,  # Whether settings stand in the order of their values, else as they come
@@ -450,10 +448,8 @@ def mean_table(
     found = _of_interest(found, where)
     if not len(found):
         return print(about_records(found))
-    names = [[v] if isinstance(v, str) else [*v] for v in (rows, columns, y)]
-    for name, asked in zip(("rows", "columns", "y"), names):
-        _ = [check_choice(column, list(found.columns), name) for column in asked]
-    table = lambda of: found.pivot_table(y, *names[:2], aggfunc=of, sort=sort)
+    names = [[v] if isinstance(v, str) else [*v] for v in (rows, columns)]
+    table = lambda of: found.pivot_table(y, *names, aggfunc=of, sort=sort)
     if not sd:
         return table("mean").round(decimals)
     mean, sds = table("mean"), table("std")

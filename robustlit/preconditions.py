@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .checks import Count, Seed, Share, at_least, between, checked
+from .checks import Count, Images, Labels, Logits, PerImage, Seed, Share, at_least, between, checked
 from .evaluation import correct, logits_of
 from .intake import NORMALISATIONS, ModelError
 
@@ -41,8 +41,8 @@ def binomial_tail(
 
 @checked
 def fewer_right(
-    a: Tensor,  # Which images are right, or the share of calls that are (n,)
-    b: Tensor,  # The same of the same images, under something else (n,)
+    a: PerImage,  # Which images are right, or the share of calls that are (n,)
+    b: PerImage,  # The same of the same images, under something else (n,)
     points: Annotated[float, between(0, 100)] = 0.0,  # By more than so many percent of the images
 ) -> bool:  # At a level of 0.002
     "Whether clearly fewer images are right in `b` than in `a`: the sign test on the images that only one has right."
@@ -54,7 +54,7 @@ def fewer_right(
 
 @checked
 def percent_right(
-    right: Tensor,  # Which images are right, or the share of calls that are (n,)
+    right: PerImage,  # Which images are right, or the share of calls that are (n,)
 ) -> float:  # Percent
     "Their mean."
     return 100 * right.mean().item()
@@ -62,7 +62,7 @@ def percent_right(
 # %% ../nbs/robustness/06_preconditions.ipynb #aa55866f
 @checked
 def other_ranges(
-    x: Tensor,  # Images in [0, 1] (n, c, h, w)
+    x: Images,  # Images in [0, 1] (n, c, h, w)
 ) -> dict:  # Name of the range to the images
     "The same images as other conventions have them."
     mean, std = x.mean(0, keepdim=True), x.std(0, keepdim=True, correction=min(1, len(x) - 1))
@@ -115,8 +115,8 @@ def _is_far_better(now: tuple, other: tuple, k: int) -> bool:
 @checked
 def range_finding(
     model: nn.Module,  # In the mode in which it is asked
-    x: Tensor,  # Images in [0, 1] (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Images,  # Images in [0, 1] (n, c, h, w)
+    y: Labels,  # Labels (n,)
 ) -> tuple:  # Whether another range is clearly the model's own, and what was seen
     "Whether a model learned on images in another range than [0, 1], told by accuracy, loss and confidence there."
     z, told = logits_of(model, x), {}
@@ -142,8 +142,8 @@ SAME = 1e-4
 
 @checked
 def logits_moved(
-    a: Tensor,  # Logits (n, k)
-    b: Tensor,  # Logits of the same images (n, k)
+    a: Logits,  # Logits (n, k)
+    b: Logits,  # Logits of the same images (n, k)
 ) -> float:  # 0 if they are the same
     "Largest difference of two sets of logits, as a share of their spread."
     return ((a - b).abs().max() / a.std().clamp(min=1e-12)).item()
@@ -152,7 +152,7 @@ def logits_moved(
 @checked
 def seeded_logits(
     model: nn.Module,  # In the mode in which it is asked
-    x: Tensor,  # Images in [0, 1] (n, c, h, w)
+    x: Images,  # Images in [0, 1] (n, c, h, w)
     seed: Seed,  # For every source of random numbers
 ) -> Tensor:  # Logits (n, k)
     "Logits after every known source of random numbers was set; Python's and numpy's go on where they were."
@@ -167,7 +167,7 @@ def seeded_logits(
 @checked
 def why_answers_change(
     model: nn.Module,  # In the mode in which it is asked
-    x: Tensor,  # Images in [0, 1] (n, c, h, w)
+    x: Images,  # Images in [0, 1] (n, c, h, w)
     seed: Seed = 0,  # For every source of random numbers
 ) -> str:  # "dice", "state", or "" if they do not change
     "Why two calls give the same images other logits; a state is told from dice by the same seed, called twice."
@@ -204,8 +204,8 @@ _CHANGE = dict(
 @torch.no_grad()
 def warnings_of(
     model: nn.Module,  # In the mode in which it is asked
-    x: Tensor,  # Images in [0, 1] (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Images,  # Images in [0, 1] (n, c, h, w)
+    y: Labels,  # Labels (n,)
     seed: Seed = 0,  # For every source of random numbers
     images: Count = 250,  # How many of them to look at
 ) -> list:  # Of sentences; empty if all is well

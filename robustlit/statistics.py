@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from .checks import Count, Seed, above, at_least, below, check_choice, checked
+from .checks import Count, Seed, above, at_least, below, check_choice, checked, column_of, with_columns
 
 # %% ../nbs/evidence/50_statistics.ipynb #db90d437
 @dataclass(frozen=True)
@@ -229,10 +229,10 @@ _Columns = Sequence[str] | None
 def differences(
     found: pd.DataFrame,  # Tidy rows, for example from `robustlit.records.records`
     pairs: Sequence,  # (a, b), values of `on`: how much a lies above b
-    on: str = "network",  # Column that tells the two apart
-    y: str = "accuracy",  # Column of what was measured
-    by: str = "seed",  # Column of the repetitions that are paired
-    over: _Columns = None,  # That make a point; by default stressor and strength, and profile if there are several
+    on: Annotated[str, column_of("found")] = "network",  # Column that tells the two apart
+    y: Annotated[str, column_of("found")] = "accuracy",  # Column of what was measured
+    by: Annotated[str, column_of("found")] = "seed",  # Column of the repetitions that are paired
+    over: Annotated[_Columns, column_of("found")] = None,  # Of a point; if None stressor, strength and profile
     lower_is_better: bool = False,  # Whether less of `y` is better, as of a loss
 ) -> pd.DataFrame:  # pair, the columns of `over`, mean, low, high (95 %), p, p_holm, effect, n
     "Paired differences of every pair at every point of the first, with intervals and Holm's correction."
@@ -240,8 +240,6 @@ def differences(
     default = several + [c for c in ("stressor", "strength") if c in found.columns]
     over, rows = default if over is None else [*over], []
     columns = ["pair", *over, "mean", "low", "high", "p", "p_holm", "effect", "n"]
-    for name, columns_of in dict(on=[on], y=[y], by=[by], over=over).items() if len(found) else ():
-        _ = [check_choice(column, list(found.columns), name) for column in columns_of]
     for a, b in pairs if len(found) else ():
         first, second = (_cells(found, on, value, y, by, over) for value in (a, b))
         if alone := [point for point in first if point not in second]:
@@ -255,9 +253,12 @@ def differences(
     return table
 
 # %% ../nbs/evidence/50_statistics.ipynb #53a64357
+_Differences = Annotated[pd.DataFrame, with_columns("mean", "low", "high", "p", "p_holm")]
+
+
 @checked
 def worded(
-    table: pd.DataFrame,  # From `differences`, or a part of it that is one family of its own
+    table: _Differences,  # From `differences`, or a part of it that is one family of its own
     family: bool = False,  # Whether the rows here are the family to correct for, instead of the whole table's
     decimals: Annotated[int, at_least(0)] = 1,  # Digits after the point
     columns: str | None = None,  # "pair", or a column of the points: its values stand above, the others' at the left

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import Count, Generator, Labels, Pixels, Seed, check_choice, check_int, checked, not_empty
+from .checks import Batch, Count, Generator, Labels, Pixels, Seed, check_choice, check_int, checked, not_empty
 from .data import Batches, Dataset
 
 # %% ../nbs/learning/20_streams.ipynb #cf402acb
@@ -88,7 +88,7 @@ def permuted(
 # %% ../nbs/learning/20_streams.ipynb #eb81e4cd
 @checked
 def permute(
-    x: Tensor,  # Images (n, c, h, w)
+    x: Batch | Pixels,  # Images (n, c, h, w)
     permutation: Tensor | None,  # New pixel i is old pixel permutation[i]; None leaves all where they are
 ) -> Tensor:  # Same shape
     "The images with their pixels in another order."

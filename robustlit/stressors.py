@@ -29,9 +29,11 @@ from torch import Tensor, nn
 
 from .attacks import attack_images
 from robustlit.checks import (
+    Batch,
     Count,
     Eps,
     Images,
+    Labels,
     NotNegative,
     Seed,
     Share,
@@ -356,8 +358,8 @@ def _sources(model: nn.Module) -> list:
 @checked
 def fingerprint(
     model: nn.Module,  # Any network
-    x: Tensor,  # Images
-    y: Tensor,  # Labels
+    x: Batch,  # Images
+    y: Labels,  # Labels
     seed: Seed,  # Of the stressors
 ) -> str:  # The same for the same values, architecture and source files
     "What a model's rows hang on, in short."

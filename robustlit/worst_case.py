@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .attacks import APGD, ATTACKS, HALVINGS, PGD, Attacked, ModelMode, Norm, Search, Square, State, Threat
 from .attacks import _check, image_uniform, untouched, worst_images
-from .checks import Count, Device, NotNegative, at_least, check_eps, checked
+from .checks import Count, Device, Logits, NotNegative, at_least, check_eps, checked
 from .intake import AnyImages, AnyLabels
 from .minimum_norm import FAB, FABT
 
@@ -110,8 +110,8 @@ class SquareL2(Bumps, Square):
 # %% ../nbs/robustness/24_worst_case.ipynb #71c7162a
 @checked
 def kl_divergence(
-    logits: Tensor,  # (n, classes)
-    clean: Tensor,  # Logits of the clean images (n, classes)
+    logits: Logits,  # (n, classes)
+    clean: Logits,  # Logits of the clean images (n, classes)
 ) -> Tensor:  # (n,), in nats
     "How far the answer is from the clean one."
     p = clean.log_softmax(1)

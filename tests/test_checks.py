@@ -18,12 +18,15 @@ from torch import nn
 
 from robustlit import checks
 from robustlit.checks import (
+    Batch,
     Count,
     CPUGenerator,
     Device,
     Generator,
     Images,
     Labels,
+    Logits,
+    PerImage,
     Pixels,
     Seed,
     Share,
@@ -37,12 +40,17 @@ from robustlit.checks import (
     check_values,
     check_with,
     checked,
+    column_of,
     nearest,
     not_empty,
     one_of,
+    shaped,
+    with_columns,
 )
 
 X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
+
+DF = pd.DataFrame(dict(a=[1], b=[2]))
 
 
 def even(value, name):
@@ -94,6 +102,12 @@ ANNOTATIONS = [
     (Pixels, [X.byte()], [X, 3], [X[0].byte()]),
     (Images | Pixels, [X, X.byte()], [X.long(), 3], [X + 1, X[0]]),
     (Labels, [Y, Y[:0]], [Y.float(), [0, 1]], [Y - 1, Y[None]]),
+    (Batch, [X, X + 1, X[:0]], [X.byte(), X.numpy(), 3], [X[0], X[None]]),
+    (Logits, [X[:, 0, 0], X[:0, 0, 0]], [[[0.5]], None], [X[:, 0, 0, 0], X]),
+    (PerImage, [Y, X[:, 0, 0, 0]], [[0, 1], None], [X, Y[0]]),
+    (Annotated[np.ndarray, shaped("3, n", "n")], [np.ones((3, 1)), np.ones(2)], [[1]], [np.ones((2, 1)), np.array(1)]),
+    (Annotated[pd.DataFrame, with_columns("a")], [DF, DF[:0]], [[1]], [pd.DataFrame(), DF[["b"]]]),
+    (Annotated[pd.DataFrame, with_columns("a", empty=True)], [DF, pd.DataFrame()], ["a"], [DF[["b"]]]),
     (Generator, [torch.Generator()], [0, None], []),
     (CPUGenerator | None, [None, torch.Generator()], [0, "seed"], []),
     (Device, ["cpu", "auto", torch.device("cpu")], [0, None], ["gpu", "cuda:99", torch.device("meta")]),
@@ -145,6 +159,30 @@ def test_messages_say_what_was_expected_and_what_came(annotation, value, message
     with pytest.raises((TypeError, ValueError)) as e:
         check_of(annotation)(value, "it")
     assert str(e.value) == message
+
+
+def test_what_arguments_ask_of_each_other():
+    @checked
+    def draw(df: pd.DataFrame, y: Annotated[str, column_of("df")] = "a", by: Annotated[list, column_of("df")] = ()):
+        return y
+
+    @checked
+    def right(x: Images, y: Labels, y_more: Labels | None = None):
+        return len(y)
+
+    assert (
+        draw(DF) == draw(DF, by=["a", "b"]) == draw(pd.DataFrame()) == "a"
+        and draw(DF, "b") == draw(y="b", df=DF) == "b"
+    )
+    for call in (lambda: draw(DF, "c"), lambda: draw(y="c", df=DF), lambda: draw(DF[["b"]])):
+        with pytest.raises(ValueError, match="`y` is unknown: '[ac]'; "):
+            call()
+    with pytest.raises(ValueError, match="`by` is unknown: 'c'"):
+        draw(DF, by=["a", "c"])
+    assert right(X, Y) == right(y=Y, x=X) == right(X, Y, Y[:1]) == 4
+    for call in (lambda: right(X, Y[:3]), lambda: right(y=Y, x=X[:3]), lambda: right(X[:0], Y)):
+        with pytest.raises(ValueError, match="`y` must hold [0-9] labels, one an image, got [0-9]"):
+            call()
 
 
 def test_an_iterator_is_not_used_up():

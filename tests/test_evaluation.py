@@ -238,7 +238,7 @@ def test_an_image_is_classed_without_its_neighbours(data):
 @pytest.mark.parametrize(
     "call, error, told",
     [
-        (lambda n, x, y: correct(torch.zeros(3, 10), y), ValueError, r"`logits` must have shape \(90, classes\)"),
+        (lambda n, x, y: correct(torch.zeros(3, 10), y), ValueError, "`y` must hold 3 labels, one an image, got 90"),
         (lambda n, x, y: accuracy_of(torch.zeros(90), y), ValueError, "`logits` must have shape"),
         (lambda n, x, y: evaluate(nn.Flatten(0), [(x, y)]), ValueError, "`model` must give logits of shape"),
         (lambda n, x, y: evaluate(n, []), ValueError, "at least one image"),

@@ -217,8 +217,8 @@ def test_captions_are_read_off_the_provenance(rows):
         == "profiles cpu and paper, n = 3 seeds, 2-core AMD EPYC CPU and NVIDIA H200, some from older code"
     )
     assert caption(df.drop(columns="seed").assign(key="k1")).startswith("profile cpu, n = 1 run,")
-    for bad in (df[:0], rows):
-        with pytest.raises(ValueError, match="`df` must be rows from `records`"):
+    for bad, what in ((df[:0], "be rows from `records`"), (rows, "have the columns profile, hardware")):
+        with pytest.raises(ValueError, match=f"`df` must {what}"):
             caption(bad)
 
 

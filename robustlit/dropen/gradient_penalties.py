@@ -26,8 +26,10 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.overrides import TorchFunctionMode
 
 from robustlit.checks import (
+    Batch,
     Count,
     Eps,
+    Labels,
     NotNegative,
     Share,
     above,
@@ -36,6 +38,7 @@ from robustlit.checks import (
     check_labels,
     checked,
     one_of,
+    shaped,
 )
 from ..evaluation import look_like_probabilities
 from ..intake import call_model, check_logits, check_ready
@@ -64,12 +67,11 @@ def _slope(value: Tensor, x: Tensor, graph: bool, keep: bool = False) -> Tensor:
 @checked
 def input_gradients(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w)
+    y: Labels,  # Labels (n,)
     graph: bool = True,  # Whether the gradients can be differentiated again
 ) -> Tensor:  # (n, pixels)
     "How each image's own cross-entropy changes with its pixels."
-    check_images(x, in_range=False)
     leaf = x.detach().requires_grad_()
     logits = check_logits(model(leaf.clone()), len(x), finite=False)
     check_labels(y, len(x), logits.shape[1])
@@ -80,10 +82,13 @@ def _lengths(g: Tensor) -> Tensor:
     return g.norm(dim=1).clamp(min=TINY)
 
 
+_Flat = Annotated[Tensor, shaped("n, pixels")]
+
+
 @checked
 def gradient_cosine(
-    g: Tensor,  # Gradients (n, pixels)
-    h: Tensor,  # Others of the same shape
+    g: _Flat,  # Gradients (n, pixels)
+    h: _Flat,  # Others of the same shape
 ) -> Tensor:  # A number from 0 to 1
     "Mean of the absolute cosines between the rows."
     if g.shape != h.shape or g.ndim != 2:
@@ -93,7 +98,7 @@ def gradient_cosine(
 
 @checked
 def gradient_magnitude(
-    g: Tensor,  # Gradients (n, pixels)
+    g: _Flat,  # Gradients (n, pixels)
 ) -> Tensor:  # A number >= 0
     "Mean of the squared lengths of the rows."
     return g.square().sum() / len(g)
@@ -267,18 +272,17 @@ class Ensemble(nn.Module):
 @checked
 def magnitude_attack(
     model: nn.Module,  # Images in [0, 1] to logits, in the mode in which it is to be attacked
-    x: Tensor,  # Images (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w)
+    y: Labels,  # Labels (n,)
     eps: Eps = 0.1,  # Half-width of the box, in pixel units
     steps: _Steps = 6,  # Moves
     step_size: NotNegative | None = None,  # Of one move; a third of `eps` if None
     accumulate: bool = True,  # Signs of the sum of all gradients so far, as in the report; else of each alone
-    start: Tensor | None = None,  # Where to begin; at random in the box if None
+    start: Batch | None = None,  # Where to begin; at random in the box if None
     clip: bool = True,  # Stay in [0, 1]
     h: _Length | None = None,  # Length of the step of a difference quotient; exact if None
 ) -> Tensor:  # Images in the box
     "Images near these at which the loss is steepest."
-    check_images(x, in_range=False), check_labels(y, len(x))
     if start is not None and start.shape != x.shape:
         raise ValueError(f"`start` must have the shape of `x`, {tuple(x.shape)}, got {tuple(start.shape)}")
     size = eps / 3 if step_size is None else step_size
@@ -329,7 +333,7 @@ def _twice(module: nn.Module, args: tuple, kwargs: dict) -> bool:
 @checked
 def once_differentiable(
     model: nn.Module,  # Any network
-    x: Tensor,  # Images (n, c, h, w)
+    x: Batch,  # Images (n, c, h, w)
 ) -> list:  # Names as in `named_modules`, the innermost ones
     "The layers that torch can differentiate only once."
     with _still(model), torch.enable_grad():

@@ -25,7 +25,18 @@ from torch import Tensor, nn
 
 from ..attacks import PGD, Oracle, attack_images, image_uniform
 from ..attacks import LossName, untouched
-from ..checks import Count, Eps, NotNegative, Seed, above, at_least, check_images, check_labels, checked
+from robustlit.checks import (
+    Batch,
+    Count,
+    Eps,
+    Images,
+    Labels,
+    NotNegative,
+    Seed,
+    above,
+    at_least,
+    checked,
+)
 from ..checks import with_columns
 from ..claims import Finding, claim
 from ..data import as_images, load
@@ -44,7 +55,6 @@ _Length = Annotated[float, above(0)]
 
 def _slope(model: nn.Module, x: Tensor, y: Tensor, loss) -> Tensor:
     "How each image's loss changes with its pixels, (n, pixels)."
-    check_images(x, in_range=False), check_labels(y, len(x))
     with untouched(model):
         return Oracle(model, y).gradient(x, y, loss)[0].flatten(1)
 
@@ -52,8 +62,8 @@ def _slope(model: nn.Module, x: Tensor, y: Tensor, loss) -> Tensor:
 @checked
 def gradient_norms(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w)
+    y: Labels,  # Labels (n,)
     loss: LossName = "ce",  # A name in `LOSSES`, or a function
 ) -> Tensor:  # (n,)
     "Length of the gradient of each image's loss by its pixels."
@@ -63,8 +73,8 @@ def gradient_norms(
 @checked
 def curvature(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w)
+    y: Labels,  # Labels (n,)
     loss: LossName = "ce",  # A name in `LOSSES`, or a function
     h: _Length = 0.1,  # Length of the step, in pixel units
 ) -> Tensor:  # (n,); 0 where there is no gradient
@@ -83,8 +93,8 @@ def _precise(model: nn.Module) -> nn.Module:
 @checked
 def loss_plane(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Images (n, c, h, w)
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w)
+    y: Labels,  # Labels (n,)
     eps: Eps,  # Radius, in pixel units
     points: Annotated[int, at_least(2)] = 13,  # A side of the grid
     reach: NotNegative = 1.5,  # How far the grid goes to each side, in units of eps
@@ -125,14 +135,13 @@ def _square(corners: Tensor, points: int, margin: float) -> Tensor:
 @checked
 def decision_slice(
     model: nn.Module,  # Images in [0, 1] to logits
-    x: Tensor,  # Three images (3, c, h, w)
+    x: Images,  # Three images (3, c, h, w)
     points: Annotated[int, at_least(2)] = 41,  # A side of the grid
     margin: NotNegative = 0.2,  # What is shown around the three, as a share of their extent
 ) -> (
     pd.DataFrame
 ):  # u, v (pixel units), predicted (class), distance (linf, to the nearest), corner (which image; -1: none)
     "Which class a network gives each image of the plane through three."
-    check_images(x)
     if len(x) != 3:
         raise ValueError(f"`x` must hold three images, got {len(x)}")
     axes, corners = _span(x)

@@ -14,9 +14,9 @@ from typing import Annotated, cast
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..checks import Count, Seed, checked, one_of, with_columns
+from ..checks import Count, Images, Labels, Seed, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import as_images, load
 from ..digest import Table
@@ -55,8 +55,8 @@ VARIANTS = Table(
 @checked
 def batch_cosine(
     model: nn.Module,  # In the mode in which it is to be looked at
-    x: Tensor,  # Images (n, c, h, w) in [0, 1]
-    y: Tensor,  # Labels (n,)
+    x: Images,  # Images (n, c, h, w) in [0, 1]
+    y: Labels,  # Labels (n,)
     batch_size: Count = 100,  # Images whose gradients are compared with those of the batches before
 ) -> tuple:  # Mean absolute cosine, and the same for independent directions
     "How alike the input gradients of successive batches are (Eq. B3, five batches back)."
@@ -71,8 +71,8 @@ def batch_cosine(
 @checked
 def gradient_lengths(
     model: nn.Module,  # In the mode in which it is to be looked at
-    x: Tensor,  # Images (n, c, h, w) in [0, 1]
-    y: Tensor,  # Labels (n,)
+    x: Images,  # Images (n, c, h, w) in [0, 1]
+    y: Labels,  # Labels (n,)
     eps: float,  # Half-width of the box, in pixel units
     steps: Count = 6,  # Of the inner attack
 ) -> dict:  # clean, noise, steepest: means over images, pixel units

@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attacks import attack_images
-from ..checks import Count, NotNegative, Seed, above, check_images, check_labels, checked, one_of, with_columns
+from robustlit.checks import (
+    Batch,
+    Count,
+    Labels,
+    NotNegative,
+    Seed,
+    above,
+    checked,
+    one_of,
+    with_columns,
+)
 from ..claims import Finding, claim
 from ..data import load
 from .training_methods import report_images, report_network, training_size, unseen_images
@@ -32,14 +42,13 @@ from ..zoo import load_network
 @checked
 def report_attack(
     model: nn.Module,  # Images in the report's units to logits
-    x: Tensor,  # Images (n, c, h, w), in the report's units
-    y: Tensor,  # Labels (n,)
+    x: Batch,  # Images (n, c, h, w), in the report's units
+    y: Labels,  # Labels (n,)
     eps: NotNegative,  # Radius, in the same units
     steps: Count = 50,  # Of a tenth of the radius each
     generator: torch.Generator | None = None,  # Of the start; torch's own if None
 ) -> Tensor:  # Images in [0, 1], in the same units
     "PGD as in the report: the change is cut to the radius, and afterwards the image to [0, 1]."
-    check_images(x, in_range=False), check_labels(y, len(x))
     inside = lambda d: (x + d.clamp(-eps, eps)).clamp(0, 1) - x
     d = inside(eps * (2 * torch.rand(x.shape, generator=generator).to(x) - 1))
     with eval_mode(model), torch.enable_grad():

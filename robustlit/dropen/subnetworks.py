@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ..attacks import PGD, attack_images, image_uniform
-from ..checks import Count, Eps, Seed, at_least, checked, with_columns
+from ..checks import Count, Eps, PerImage, Seed, at_least, checked, with_columns
 from ..claims import Finding, claim
 from .gradient_penalties import Ensemble, gradient_cosine, input_gradients
 from .training_methods import NetworkName, attack_radius, unseen_images
@@ -101,9 +101,9 @@ def monte_carlo_dropout(
 # %% ../../nbs/dropen/53_subnetworks.ipynb #f95a8ac2
 @checked
 def transfer_rate(
-    right: Tensor,  # Whether both networks read the clean image right (n,)
-    source: Tensor,  # Whether the attacked image breaks the network that it was made on (n,)
-    target: Tensor,  # Whether it breaks the other (n,)
+    right: PerImage,  # Whether both networks read the clean image right (n,)
+    source: PerImage,  # Whether the attacked image breaks the network that it was made on (n,)
+    target: PerImage,  # Whether it breaks the other (n,)
 ) -> dict:  # transfer (percent, NaN where nothing is broken), broken (images that count)
     "How many of the images that break one network break another."
     counts = right & source

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from ..checks import NotNegative, Share, check_choice, checked, not_empty, with_columns
+from ..checks import NotNegative, Share, check_choice, checked, column_of, not_empty, shaped, with_columns
 from .filters import PAPER, FilterName, filter_steps, filterable_layers, step_masks
 from .scores import combined_response, filter_scores
 from ..plots import caption
@@ -143,13 +143,13 @@ def layer_curves(
 def filter_panels(
     rows: _Map,  # From `filter_map`
     layer: str,  # Its name; "all" for the global scope
-    lines: str | None = None,  # A line for each value of this column, such as epochs
+    lines: Annotated[str | None, column_of("rows")] = None,  # A line for each value of this column, such as epochs
 ) -> Figure:
     "Accuracy under the three filters, clean and attacked, above the share of weights removed."
     check_choice(layer, [n for n in rows["layer"].unique() if n], "layer")
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 2.9), sharey=True, layout="constrained")
     part, shades = _even(rows[rows["layer"] == layer]), plt.get_cmap("viridis")
-    groups = [("", part)] if lines is None else [*part.groupby(check_choice(lines, list(rows.columns), "lines"))]
+    groups = [("", part)] if lines is None else [*part.groupby(lines)]
     for ax, name in zip(axes, PAPER):
         one = part[(part["stressor"] == name) & (part["eps"] == 0)]
         gone = (100 * one["n_zero"] / one["n_total"]).groupby(one["alpha_norm"]).mean()
@@ -226,11 +226,14 @@ def score_courses(
     return fig
 
 # %% ../../nbs/filtering/16_figures.ipynb #23a32ba3
+_Image = Annotated[Tensor, shaped("c, h, w")]
+
+
 @checked
 def overview(
     model: nn.Module,  # Images in [0, 1] to logits
-    clean: Tensor,  # One image (c, h, w)
-    attacked: Tensor,  # The same after the attack
+    clean: _Image,  # One image (c, h, w)
+    attacked: _Image,  # The same after the attack
     rows: _Map,  # From `filter_map` of this model, clean and attacked
     layer: str,  # Whose weights are filtered
     threshold: Share = 0.5,  # Share of their range, from 0 to 1

@@ -19,7 +19,7 @@ from typing import Annotated, cast
 import torch
 from torch import Tensor, nn
 
-from ..checks import Seed, at_least, check_choice, check_with, checked, not_empty, one_of
+from ..checks import Batch, Seed, at_least, check_choice, check_with, checked, not_empty, one_of
 from ..digest import Table
 from ..evaluation import eval_mode
 from ..intake import call_model
@@ -127,7 +127,7 @@ def _active_taps(conv: nn.Conv2d, x: Tensor, y: Tensor) -> Tensor:
 @checked
 def active_weights(
     model: nn.Module,  # Any network
-    x: Tensor,  # An image or more (n, c, h, w)
+    x: Batch,  # An image or more (n, c, h, w)
     layers: str | Iterable[str] | None = None,  # Names as in `named_modules`; all with weights if None
 ) -> dict[str, Tensor]:  # Booleans in the shape of each weight, false where it meets nothing but padding
     "Which weights can matter at all for images of this size."

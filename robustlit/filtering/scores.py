@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from ..checks import Seed, Share, at_least, check_choice, checked
+from ..checks import Seed, Share, at_least, check_choice, checked, with_columns
 from .filters import PAPER
 
 # %% ../../nbs/filtering/13_scores.ipynb #5768b49c
@@ -216,7 +216,7 @@ def filter_scores(
 # %% ../../nbs/filtering/13_scores.ipynb #1b165b0e
 @checked
 def normalised_scores(
-    table: pd.DataFrame,  # From `filter_scores`, all that share a scale
+    table: Annotated[pd.DataFrame, with_columns("S_clean")],  # From `filter_scores`, all that share a scale
     method: str = "symmetric",  # "symmetric" (keeps sign and zero) or "minmax" (moves zero)
 ) -> pd.DataFrame:  # The same with columns norm_S_clean, norm_S_adv, norm_S_diff
     "Scores from -0.5 to 0.5."

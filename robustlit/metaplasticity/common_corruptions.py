@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Images, NotNegative, Seed, between, checked, one_of
+from ..checks import Count, Images, NotNegative, Seed, between, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..corruptions import GROUPS, corrupt
 from ..data import as_images, load
@@ -134,7 +134,7 @@ _Severity = Annotated[int, between(1, 5)]
 
 @checked
 def as_tested(
-    df: pd.DataFrame,  # Records
+    df: Annotated[pd.DataFrame, with_columns("bn", "order", "strength", "reading", "stressor")],  # Records
     way: _Way = "report",  # "report": permuted first, its own blurs, the newest batch norm; "camera": corrupted first, the task's own
     highest: _Severity = 1,  # Severity up to which
 ) -> pd.DataFrame:  # The rows of one way of testing, uncorrupted images among them
@@ -145,10 +145,16 @@ def as_tested(
     return df[df["reading"].eq("report") == (df["stressor"].isin(CHANGED) & reported)]
 
 # %% ../../nbs/metaplasticity/52_common_corruptions.ipynb #3d118ef7
+_Records = Annotated[
+    pd.DataFrame,
+    with_columns(*"bn order strength reading stressor profile width epochs".split(), empty=True),
+]
+
+
 @checked
 @needs_records
 def figure_3(
-    found: pd.DataFrame,  # Records of one width
+    found: _Records,  # Records of one width
     way: _Way = "report",  # As for `as_tested`
     highest: _Severity = 1,  # Severity up to which; above 1 it is drawn along the axis, else the task
 ):

@@ -15,7 +15,7 @@ from typing import Annotated
 import pandas as pd
 from torch import nn
 
-from ..checks import Count, NotNegative, Seed, checked, one_of
+from ..checks import Count, NotNegative, Seed, checked, one_of, with_columns
 from ..claims import Finding, claim
 from ..data import Batches, load
 from .continual import STATISTICS, learn
@@ -111,9 +111,15 @@ def forgetting(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/metaplasticity/50_forgetting.ipynb #fff8fcc0
+_Records = Annotated[
+    pd.DataFrame,
+    with_columns(*"split statistics bn after n_tasks meta width epochs gamma_init seed on accuracy".split()),
+]
+
+
 @checked
 def final_accuracy(
-    df: pd.DataFrame,  # Records of `forgetting`
+    df: _Records,  # Records of `forgetting`
     statistics: Annotated[str, one_of(STATISTICS)] = "running",  # "running" or "recalibrated"
     bn: Annotated[str, one_of(("own", "last"))] = "own",  # "own" or "last"
 ) -> pd.DataFrame:  # meta, width, epochs, gamma_init, seed, on, n_tasks, accuracy (percent)

@@ -17,7 +17,7 @@ from typing import Annotated, cast
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Seed, at_least, checked, one_of
+from ..checks import Batch, Count, Pixels, Seed, at_least, checked, one_of, shaped
 from ..data import as_images, load
 from .defences import adversarial_copies, distil, distorted_copies, softened_loss
 from .networks import READINGS, TRAINING, descend, reader, report_convnet
@@ -56,7 +56,7 @@ def test_part(
 @checked
 def perceptron(
     reading: _Reading,  # Whose: "authors" or "report"
-    x: Tensor,  # Images that it will read, (n, c, h, w)
+    x: Batch | Pixels,  # Images that it will read, (n, c, h, w)
     n_classes: Annotated[int, at_least(2)],  # Of the labels
     hidden: tuple[Count, ...] = (1200, 1200),  # Units of the hidden layers
 ) -> nn.Module:  # On the CPU, with weights from torch's global generator
@@ -67,7 +67,7 @@ def perceptron(
 @checked
 def convolutional(
     reading: Annotated[str, one_of(("report",))],  # "report": the authors have none
-    x: Tensor,  # Images that it will read, (n, 1, 28, 28)
+    x: Annotated[Tensor, shaped("n, 1, 28, 28")],  # Images that it will read, (n, 1, 28, 28)
     n_classes: Annotated[int, at_least(2)],  # Of the labels
     hidden: tuple = (),  # Not used: its layers are fixed
 ) -> nn.Module:  # On the CPU, with weights from torch's global generator

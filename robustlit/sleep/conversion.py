@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from ..checks import Count, at_least, checked, one_of
+from ..checks import Count, Images, Pixels, at_least, checked, one_of
 from .networks import DROPOUT_KINDS, Dropout, as_floats
 from ..evaluation import eval_mode
 
@@ -300,7 +300,7 @@ def chain(
 def largest(
     model: nn.Module,  # As it is trained; in test mode while this looks
     stages: list[Stage],  # From `chain`
-    x: Tensor,  # Training images, uint8 or floats in [0, 1]
+    x: Images | Pixels,  # Training images, uint8 or floats in [0, 1]
     batch_size: Count = 1000,  # At a time
 ) -> list:  # A float a layer
     "For each layer the larger of its largest weight and the largest activation that it passes on, on the training data."

@@ -25,6 +25,7 @@ from robustlit.checks import (
     Images,
     Labels,
     NotNegative,
+    Pixels,
     Seed,
     Share,
     at_least,
@@ -144,7 +145,7 @@ def softened_loss(
 @checked
 def soft_labels(
     model: nn.Module,  # The teacher
-    x: Tensor,  # Images, uint8 or floats in [0, 1]
+    x: Images | Pixels,  # Images, uint8 or floats in [0, 1]
     temperature: _Temperature = 50.0,  # By which logits are divided
     batch_size: Count = 1000,  # At a time
 ) -> Tensor:  # Probabilities (n, classes)
@@ -157,8 +158,8 @@ def soft_labels(
 def distil(
     teacher: nn.Module,  # Trained in place
     student: nn.Module,  # Of the same shape, trained in place
-    x: Tensor,  # Images, uint8 or floats in [0, 1]
-    y: Tensor,  # Labels
+    x: Images | Pixels,  # Images, uint8 or floats in [0, 1]
+    y: Labels,  # Labels
     temperature: _Temperature = 50.0,  # Of both trainings
     epochs: Annotated[int, at_least(0)] = 2,  # Passes of each
     generator: CPUGenerator | None = None,  # Of the order

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 from robustlit.checks import (
     CPUGenerator,
     Count,
+    Images,
+    Logits,
     NotNegative,
+    Pixels,
     at_least,
     between,
     check_choice,
     check_with,
     checked,
     one_of,
+    shaped,
 )
 from ..data import as_images
 from ..digest import Table
@@ -111,8 +115,8 @@ def report_convnet(
 # %% ../../nbs/sleep/10_networks.ipynb #90f27863
 @checked
 def square_error(
-    z: Tensor,  # Outputs before the rectifier (n, classes)
-    y: Tensor,  # Labels (n,), or targets (n, classes)
+    z: Logits,  # Outputs before the rectifier (n, classes)
+    y: Annotated[Tensor, shaped("n", "n, classes")],  # Labels (n,), or targets (n, classes)
 ) -> Tensor:  # A scalar
     "Half the squared distance of the rectified output from the target, mean over images; its gradient ignores the rectifier."
     a = z + (z.relu() - z).detach()
@@ -126,7 +130,7 @@ _Loss = Annotated[str, one_of(LOSSES)] | Callable
 # %% ../../nbs/sleep/10_networks.ipynb #b91980bc
 @checked
 def as_floats(
-    x: Tensor,  # Images, uint8 or floats in [0, 1]
+    x: Images | Pixels,  # Images, uint8 or floats in [0, 1]
 ) -> Tensor:  # Floats in [0, 1]
     "Images as a network takes them; floats as they are."
     return as_images(x) if x.dtype == torch.uint8 else x
@@ -138,8 +142,8 @@ class Pairs:
     @checked
     def __init__(
         self,
-        x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]
-        y: Tensor,  # Labels (n,) or targets (n, classes)
+        x: Images | Pixels,  # Images (n, c, h, w), uint8 or floats in [0, 1]
+        y: Annotated[Tensor, shaped("n", "n, classes")],  # Labels (n,) or targets (n, classes)
         batch_size: Count = 100,  # Images a batch
         generator: CPUGenerator | None = None,  # Of the order, on the CPU; the global one if None
     ):
@@ -157,8 +161,8 @@ class Pairs:
 @checked
 def descend(
     model: nn.Module,  # Trained in place
-    x: Tensor,  # Images, uint8 or floats in [0, 1]
-    y: Tensor,  # Labels (n,) or targets (n, classes)
+    x: Images | Pixels,  # Images, uint8 or floats in [0, 1]
+    y: Annotated[Tensor, shaped("n", "n, classes")],  # Labels (n,) or targets (n, classes)
     epochs: Annotated[int, at_least(0)] = 2,  # Passes
     loss: _Loss = "cross_entropy",  # One of `LOSSES`, or a function of outputs and targets
     lr: NotNegative = 0.1,  # Step size

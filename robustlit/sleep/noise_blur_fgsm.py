@@ -11,14 +11,14 @@ __all__ = ['LEVELS', 'EPS', 'ALL_NOISE', 'FOURTEEN', 'noise_blur_fgsm', 'first_v
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #20e63a10
 from functools import partial
-from typing import cast
+from typing import Annotated, cast
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..attacks import accuracy_by_eps, attack_curve
-from ..checks import Count, Counts, Seed, checked
+from ..checks import Count, Counts, Seed, checked, with_columns
 from ..claims import Finding, claim
 from ..records import experiment
 from .defences import distortion
@@ -88,9 +88,12 @@ def noise_blur_fgsm(
     return pd.DataFrame(rows + _attacked(model, network, x, y, seed))
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #8577ef9c
+_Viewed = Annotated[pd.DataFrame, with_columns("network", "stressor", "view", "attack_loss")]
+
+
 @checked
 def first_view(
-    df: pd.DataFrame,  # Records
+    df: _Viewed,  # Records
 ) -> pd.DataFrame:  # Those under FGSM in the first of each network's `views_of`, and all under anything else
     "FGSM as it is drawn, and named in claims."
     first = df["network"].map({n: ", ".join(views_of(n, "sleep")[0]) for n in df["network"].unique()})
@@ -105,7 +108,7 @@ def _under(df, stress, view=None) -> pd.DataFrame:
 
 @checked
 def gain(
-    df: pd.DataFrame,  # Records of one profile
+    df: _Viewed,  # Records of one profile
     network: str,  # Who
     parent: str,  # Against whom
     stress: str,  # A name in `LEVELS`, or "fgsm"
@@ -117,7 +120,7 @@ def gain(
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #bd2e678d
 @checked
 def lowest_view(
-    df: pd.DataFrame,  # Records
+    df: Annotated[pd.DataFrame, with_columns("stressor", "network", "seed", "strength", "accuracy")],  # Records
 ) -> pd.DataFrame:  # network, seed, strength, stressor ("fgsm"), view ("lowest"), attack_loss ("any"), accuracy
     "The lowest FGSM accuracy over the views of a network, seed by seed."
     low = df[df["stressor"] == "fgsm"].groupby(["network", "seed", "strength"], as_index=False)["accuracy"].min()

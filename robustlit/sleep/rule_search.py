@@ -20,7 +20,7 @@ from torch import nn
 
 from ..attacks import accuracy_by_eps, attack_curve
 from ..masking import audit
-from ..checks import Count, Images, Labels, Seed, Share, checked, not_empty, with_columns
+from ..checks import Count, Images, Labels, Pixels, Seed, Share, checked, not_empty, with_columns
 from ..stressors import under
 from ..corruptions import blur, noise
 from .conversion import chain, largest
@@ -101,7 +101,7 @@ def tested(
 @checked
 def search(
     model: nn.Module,  # Awake; not changed
-    x: torch.Tensor,  # Training images (n, c, h, w), uint8 or floats in [0, 1], to dream of
+    x: Images | Pixels,  # Training images (n, c, h, w), uint8 or floats in [0, 1], to dream of
     scored: Callable,  # From a network to its score on validation images; more is better
     budget: Count = 20,  # Rules that are tried
     steps: Count = 1000,  # Length of each sleep
