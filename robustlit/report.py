@@ -29,7 +29,8 @@ from torch import nn
 import robustlit
 from .masking import audit, audit_summary
 from .checks import Count, Eps, check_choice, check_with, checked, with_columns
-from .intake import Data, Normalised, load_weights, normalisation
+from .data import _loaded, _plan
+from .intake import Data, Normalised, drawn, load_weights, normalisation
 from .plots import house_style
 from .stressors import ATTACK_OPTIONS, _suite, images_and_labels, stress, suite_names
 
@@ -84,6 +85,18 @@ def named_model(
         print(line)
     made = made.eval()
     return made if numbers is None else Normalised(made, *numbers).eval()
+
+# %% ../nbs/robustness/70_report.ipynb #76a31b09
+def _drawn_data(name: str, size: int | None, images: int):
+    "A dataset with those test images alone that `images_and_labels` draws, and an image a class to train with."
+
+    def plan(labels):
+        chosen = _plan(labels, valid=0, n_train=len(torch.as_tensor(labels["train"]).unique()))
+        source, at = chosen["test"]
+        few = drawn(len(at), images)
+        return chosen | {"test": (source, at if few is None else at[few])}
+
+    return _loaded(name, None, size, True, plan, few=True)
 
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(
@@ -179,9 +192,7 @@ def report_page(
     picture = base64.b64encode(buffer.getvalue()).decode()
     text = f"{clean.accuracy:.1f} % of {_text(clean.n)} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
     failed = rows[rows["error"] != ""] if "error" in rows else rows[:0]
-    lines = (
-        f"<li>{_text(f'{r.stressor}, {r.unit} {r.strength:g}: {r.error}')}</li>" for r in failed.itertuples()
-    )
+    lines = (f"<li>{_text(f'{r.stressor}, {r.unit} {r.strength:g}: {r.error}')}</li>" for r in failed.itertuples())
     lost = f"<p>{len(failed)} stressors failed:</p><ul>{''.join(lines)}</ul>" if len(failed) else ""
     audited = (
         "<p>No audit was made: robust accuracies below are upper bounds.</p>" if checks is None else _audit_html(checks)
