@@ -741,7 +741,7 @@ def _write_cache(path, arrays):
         write_atomically(path, lambda f: _save_arrays(f, path.stem, arrays))
 
 # %% ../nbs/learning/12_sources.ipynb #f2553eef
-_CACHE = re.compile(r"\.?(npz|torchvision|pictures)-[0-9a-f]{24}\.(npz|lock|.*tmp)")
+_CACHE = re.compile(r"\.?((?:npz|torchvision|pictures)-[0-9a-f]{24})\.(?:npz|lock|.*tmp)")
 
 
 def _cache_files(folder):
@@ -832,13 +832,16 @@ def _cached(key, build):
 # %% ../nbs/learning/12_sources.ipynb #cab28cfe
 def clear_cache() -> tuple[int, int]:  # How many there were, and their bytes
     "Remove the decoded datasets from the cache; they are made again when they are needed."
-    files = _cache_files(cache_dir())
-    for p in cache_dir().glob("*"):
-        if _CACHE.fullmatch(p.name):
-            with contextlib.suppress(OSError, Timeout), FileLock(p.with_suffix(".lock"), timeout=0) as lock:
+    folder, sizes = cache_dir(), {p: size for _, size, p in _cache_files(cache_dir())}
+    n = held = 0
+    for key in sorted({m[1] for p in folder.glob("*") if (m := _CACHE.fullmatch(p.name))}):
+        lock = folder / f"{key}.lock"
+        with contextlib.suppress(OSError, Timeout), FileLock(lock, timeout=0):  # unless it is being made just now
+            for p in (*folder.glob(f".{key}.*.tmp"), folder / f"{key}.npz"):
                 p.unlink(missing_ok=True)
-                Path(lock.lock_file).unlink(missing_ok=True)
-    return len(files), sum(size for _, size, _ in files)
+                n, held = n + (p in sizes), held + sizes.get(p, 0)
+            lock.unlink(missing_ok=True)
+    return n, held
 
 # %% ../nbs/learning/12_sources.ipynb #757efa01
 def _odd_pixels(arrays, path):
