@@ -633,7 +633,7 @@ def _read_idx(path):
             shape = struct.unpack(f">{head[3]}I", f.read(4 * head[3]))
             _refuse_too_much(math.prod(shape), f"the images in {path}")
             out, n = np.empty(math.prod(shape), np.uint8), 0
-            while n < len(out) and (more := f.readinto(memoryview(out)[n:])):
+            while n < len(out) and (more := f.readinto(out.data[n:])):
                 n += more
             if f.read(1):
                 raise ValueError(f"{path.name} holds more than the {len(out):,} bytes that it says")
