@@ -44,7 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     dropped.add_argument("key", nargs="+", help="of a run, or its first digits where no other key begins so")
     compared = command("diff", "which claims moved since a revision, and what moved them")
     compared.add_argument("revision", metavar="REV", help="as git knows it: a commit, a tag, HEAD~3")
-    command("data", "which datasets are found, and how to get the others")
+    data = command("data", "which datasets are found, how to get the others, and what the cache holds")
+    data.add_argument("--clear", action="store_true", help="remove the decoded datasets from the cache")
     _add_stress_options(command("stress", "stress and audit a model of your own, and write a page about it"))
     return parser
 
@@ -106,9 +107,20 @@ def _lacking(error: ModuleNotFoundError) -> str:
     return f'this command needs {top}, which is not installed: pip install "robustlit[{which}]" brings it'
 
 # %% ../nbs/evidence/95_command.ipynb #be9a7e98
-def _data(args) -> int:
-    from robustlit.sources import KNOWN, available, data_dirs
+def _cleared() -> int:
+    "Empty the cache of decoded datasets, and say what was there."
+    from robustlit.sources import cache_dir, clear_cache
 
+    n, size = clear_cache()
+    print(f"removed {n} decoded dataset{'s' * (n != 1)}, {size / 1e9:,.3f} GB, from {cache_dir()}")
+    return 0
+
+
+def _data(args) -> int:
+    from robustlit.sources import KNOWN, _cache_files, _cache_limit, available, cache_dir, data_dirs
+
+    if args.clear:
+        return _cleared()
     found, folders = available(), data_dirs()
     for name, known in KNOWN.items():
         path = found.get(name)
@@ -120,6 +132,9 @@ def _data(args) -> int:
         print(f"  {path} ({what}{'' if path.is_dir() else ', no such folder'})")
     if "ROBUSTLIT_DATA" not in folders:
         print("  (ROBUSTLIT_DATA is not set; it may name a folder to look in first)")
+    files = _cache_files(cache_dir())
+    held = f"{len(files)} of them, {sum(size for _, size, _ in files) / 1e9:,.3f} GB of at most {_cache_limit() / 1e9:,.3g}"
+    print(f"\ndecoded datasets are kept in {cache_dir()}: {held}; `robustlit data --clear` removes them")
     return 0
 
 # %% ../nbs/evidence/95_command.ipynb #e96e2b29
@@ -140,16 +155,15 @@ def _radius(text: str) -> float:
 
 
 def _stress(args) -> int:
-    from robustlit.data import load
     from robustlit.files import check_writable
     from robustlit.masking import audit_summary
-    from robustlit.report import named_model, write_report
+    from robustlit.report import _drawn_data, named_model, write_report
 
     page = Path(args.out or f"stress-{args.model.rpartition(':')[2]}.html")
     check_writable(page.parent)
     attacks, eps = args.attacks and args.attacks.split(","), args.eps and [_radius(v) for v in args.eps.split(",")]
     model = named_model(args.model, args.weights, args.normalise)
-    data = load(args.data, **({} if args.size is None else dict(size=args.size)))
+    data = _drawn_data(args.data, args.size, args.images)
     with warnings.catch_warnings():
         warnings.showwarning = _said  # ty: ignore[invalid-assignment]
         try:

@@ -10,6 +10,7 @@ __all__ = ['Dataset', 'as_images', 'Batches', 'flip_and_crop', 'patch_dataset', 
 # %% ../nbs/learning/10_data.ipynb #fca2e7b0
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,15 @@ from robustlit.checks import (
     check_number,
     checked,
 )
-from .sources import KNOWN, available, cache_dir, data_dirs, read_arrays  # noqa: F401  # chkstyle: ignore
+from robustlit.sources import (  # noqa: F401  # chkstyle: ignore
+    KNOWN,
+    _read,
+    _refuse_too_much,
+    available,
+    cache_dir,
+    data_dirs,
+    read_arrays,
+)
 
 # %% ../nbs/learning/10_data.ipynb #acd04b30
 def _moments(x):
@@ -283,9 +292,13 @@ def _resized(x, size):
     if size is None or (h, w) == (size, size):
         return x
     s = min(h, w)
+    _refuse_too_much(len(x) * x.shape[1] * size**2, f"{len(x):,} images of {x.shape[1]}x{size}x{size}")
     x = x[..., (h - s) // 2 : (h - s) // 2 + s, (w - s) // 2 : (w - s) // 2 + s]
-    parts = [F.interpolate(b.float(), (size, size), mode="bilinear", antialias=True) for b in x.split(1000)]
-    return torch.cat(parts).round_().clamp_(0, 255).byte()
+    out = torch.empty(len(x), x.shape[1], size, size, dtype=torch.uint8)
+    for a, b in zip(x.split(200), out.split(200)):
+        if len(a):
+            b.copy_(F.interpolate(a.float(), (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
+    return out
 
 # %% ../nbs/learning/10_data.ipynb #e904f921
 def _class_names(name, arrays):
@@ -297,20 +310,41 @@ def _class_names(name, arrays):
     return known if names == tuple(map(str, range(len(known)))) else names
 
 # %% ../nbs/learning/10_data.ipynb #2c3afaea
-def _dataset(name, arrays, size, valid, seed):
-    "A `Dataset` from arrays, with the parts held out that are missing."
-    classes = _class_names(name, arrays)
-    t = {k: torch.from_numpy(v) for k, v in arrays.items()}
-    for part in {k[2:] for k in t}:
-        t[f"x_{part}"] = _resized(t[f"x_{part}"], size)
-        check_labels(t[f"y_{part}"], len(t[f"x_{part}"]), len(classes), f"y_{part} of {name}")
-    train, test = (t["x_train"], t["y_train"]), (t["x_test"], t["y_test"]) if "x_test" in t else None
-    if test is None:
+def _plan(labels, valid=0.1, n_train=None, n_test=None, seed=0):
+    "From each part of a dataset to the part of the files that it is taken from, and to which ones of it."
+    y = {part: torch.as_tensor(v) for part, v in labels.items()}
+    at = {part: torch.arange(len(v)) for part, v in y.items()}
+    source, train = dict(train="train", valid="train", test="test"), (at["train"], y["train"])
+    if "test" in y:
+        test = at["test"], y["test"]
+    else:
+        source["test"] = "train"
         train, test = _split(*train, len(train[1]) // 5, 0)
     n = _held_out(train[1], valid)
-    own = "x_valid" in t and n > 0
-    train, held = (train, (t["x_valid"], t["y_valid"])) if own else _split(*train, n, seed)
-    return Dataset(name, train[0], train[1], held[0], held[1], test[0], test[1], classes)
+    if "valid" in y and n > 0:
+        source["valid"], held = "valid", (at["valid"], y["valid"])
+    else:
+        train, held = _split(*train, n, seed)
+    kept = dict(
+        train=_choose(*train, n_train, seed, "n_train"), valid=held, test=_choose(*test, n_test, seed, "n_test")
+    )
+    return {part: (source[part], which) for part, (which, _) in kept.items()}
+
+# %% ../nbs/learning/10_data.ipynb #ce3d3342
+def _dataset(name, arrays, size, plan):
+    "A `Dataset` of the images that `plan` takes from arrays, as `_plan` does, or of all where it is None."
+    classes = _class_names(name, arrays)
+    t = {k: torch.from_numpy(v) for k, v in arrays.items()}
+    labels = {k[2:]: v for k, v in t.items() if k[:2] == "y_"}
+    for part, y in labels.items():
+        check_labels(y, len(t[f"x_{part}"]), len(classes), f"y_{part} of {name}")
+    chosen = plan(labels) if plan else {part: (part, torch.arange(len(y))) for part, y in labels.items()}
+    parts = {}
+    for part, (source, at) in chosen.items():
+        x, y = t[f"x_{source}"], t[f"y_{source}"]
+        x, y = (x, y) if len(at) == len(x) else (x[at], y[at])
+        parts |= {f"x_{part}": _resized(x, size), f"y_{part}": y}
+    return Dataset(name, **parts, classes=classes)
 
 # %% ../nbs/learning/10_data.ipynb #c4f1a842
 @checked
@@ -339,6 +373,17 @@ def patch_dataset(
     return Dataset("patches", x, y, x[:0], y[:0], x_test, y_test, ("A", "B", "C", "D"))
 
 # %% ../nbs/learning/10_data.ipynb #122f6869
+def _loaded(name, root, size, download, plan, few):
+    "The dataset of a name, or of a path, that `plan` takes from its labels; with `few` no others are decoded."
+    if name == "patches":
+        whole = vars(patch_dataset())
+        arrays, done = {k: v.numpy() for k, v in whole.items() if k[:2] in ("x_", "y_") and len(v)}, False
+    else:
+        numbers = lambda labels: {part: (source, at.numpy()) for part, (source, at) in plan(labels).items()}
+        arrays, done = _read(name, root, size, download, numbers if few and size is not None else None)
+    return _dataset(name if name in KNOWN else Path(name).stem, arrays, size, None if done else plan)
+
+# %% ../nbs/learning/10_data.ipynb #001c9353
 @checked
 def load(
     name: str | Path = "digits",  # One of `KNOWN`; or a folder, zip or `.npz`, by path or by name in a data folder
@@ -352,11 +397,5 @@ def load(
     download: bool = True,  # May torchvision fetch what is not found?
 ) -> Dataset:
     "A dataset by name; `ValueError` for a name or a value that cannot be, `FileNotFoundError` for files not found."
-    if name == "patches":
-        arrays = {k: v.numpy() for k, v in vars(patch_dataset()).items() if k[:2] in ("x_", "y_") and len(v)}
-    else:
-        arrays = read_arrays(name, root, size, download)
-    data = _dataset(name if name in KNOWN else Path(name).stem, arrays, size, valid, seed)
-    if n_train is not None or n_test is not None:
-        data = data.subset(n_train, n_test, seed=seed)
-    return data.to(device)
+    plan = partial(_plan, valid=valid, n_train=n_train, n_test=n_test, seed=seed)
+    return _loaded(name, root, size, download, plan, n_train is not None or n_test is not None).to(device)

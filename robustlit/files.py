@@ -11,6 +11,7 @@ __all__ = ['NotWritten', 'write_atomically', 'check_writable']
 import contextlib
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ import platformdirs
 from .checks import checked
 
 # %% ../nbs/learning/05_files.ipynb #f0500006
-def _take_place(tmp: str, path: Path) -> bool:
+def _take_place(tmp: Path, path: Path) -> bool:
     try:
         os.link(tmp, path)
     except FileExistsError:
@@ -34,19 +35,18 @@ def _take_place(tmp: str, path: Path) -> bool:
 # %% ../nbs/learning/05_files.ipynb #f0500008
 def _written(path: Path, write: Callable, exclusive: bool = False) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=".tmp")
+    tmp = path.parent / f".{path.stem}.{secrets.token_hex(6)}.tmp"
     try:
-        with os.fdopen(fd, "wb") as f:
+        with open(tmp, "xb") as f:  # with the mode that umask leaves, as any new file
             write(f)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(tmp, 0o644)
         if not exclusive:
             os.replace(tmp, path)
             return True
         return _take_place(tmp, path)
     finally:
-        Path(tmp).unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/learning/05_files.ipynb #15719c42
 class NotWritten(OSError):

@@ -29,7 +29,8 @@ from torch import nn
 import robustlit
 from .masking import audit, audit_summary
 from .checks import Count, Eps, check_choice, check_with, checked, with_columns
-from .intake import Data, Normalised, load_weights, normalisation
+from .data import _loaded, _plan
+from .intake import Data, Normalised, drawn, load_weights, normalisation
 from .plots import house_style
 from .stressors import ATTACK_OPTIONS, _suite, images_and_labels, stress, suite_names
 
@@ -85,6 +86,18 @@ def named_model(
     made = made.eval()
     return made if numbers is None else Normalised(made, *numbers).eval()
 
+# %% ../nbs/robustness/70_report.ipynb #76a31b09
+def _drawn_data(name: str, size: int | None, images: int):
+    "A dataset with those test images alone that `images_and_labels` draws, and an image a class to train with."
+
+    def plan(labels):
+        chosen = _plan(labels, valid=0, n_train=len(torch.as_tensor(labels["train"]).unique()))
+        source, at = chosen["test"]
+        few = drawn(len(at), images)
+        return chosen | {"test": (source, at if few is None else at[few])}
+
+    return _loaded(name, None, size, True, plan, few=True)
+
 # %% ../nbs/robustness/70_report.ipynb #32c69170
 TITLES = dict(
     corruptions="Corruptions",
@@ -95,11 +108,16 @@ TITLES = dict(
 )
 
 
+def _plain(name) -> str:
+    "A name as a figure shows it: underscores are spaces, and a dollar sign begins no formula."
+    return str(name).replace("_", " ").replace("$", r"\$")
+
+
 def _panel(ax, part: pd.DataFrame, clean: float):
     "One suite: accuracy against strength."
     many = part["stressor"].nunique() > 8
     for name, line in part.groupby("stressor", sort=False):
-        look = dict(color="0.75", lw=0.8) if many else dict(marker="o", label=str(name).replace("_", " "))
+        look = dict(color="0.75", lw=0.8) if many else dict(marker="o", label=_plain(name))
         ax.plot(line["strength"], line["accuracy"], **look)
     if many:
         mean = part.groupby("strength")["accuracy"].mean()
@@ -107,7 +125,7 @@ def _panel(ax, part: pd.DataFrame, clean: float):
     ax.axhline(clean, ls=":", color="0.5", label="clean")
     if part["unit"].iloc[0] == "rate":
         ax.set_xscale("log")
-    ax.set(xlabel=part["unit"].iloc[0], ylabel="accuracy (%)", ylim=(0, 101))
+    ax.set(xlabel=_plain(part["unit"].iloc[0]), ylabel="accuracy (%)", ylim=(0, 101))
     ax.legend(fontsize=7)
 
 # %% ../nbs/robustness/70_report.ipynb #4b563167
@@ -123,7 +141,7 @@ def stress_figure(
     fig, axes = plt.subplots(1, len(parts), figsize=(3.6 * len(parts), 3.2), squeeze=False, layout="constrained")
     for ax, part in zip(axes[0], parts):
         _panel(ax, part, rows["accuracy"].iloc[0])
-        ax.set(title=TITLES.get(part["suite"].iloc[0], part["suite"].iloc[0]))
+        ax.set(title=_plain(TITLES.get(part["suite"].iloc[0], part["suite"].iloc[0])))
     return fig
 
 # %% ../nbs/robustness/70_report.ipynb #33fe3748
@@ -132,13 +150,18 @@ table{border-collapse:collapse;font-size:13px;margin:1rem 0}td,th{padding:.15rem
 td:first-child,th:first-child,.words td{text-align:left}.red{color:#b00;font-weight:bold}img{max-width:100%}"""
 
 # %% ../nbs/robustness/70_report.ipynb #81994e91
+def _text(value) -> str:
+    "What a user wrote, as text on a page: no tag, and nothing that cannot be stored as UTF-8."
+    return html.escape(str(value).encode("utf-8", "replace").decode())
+
+
 def _wide(rows: pd.DataFrame) -> str:
     "Accuracy by stressor and strength, a table a suite."
     parts = []
     for suite, part in rows[rows["suite"] != "clean"].groupby("suite", sort=False):
         for unit, same in part.groupby("unit", sort=False):
             table = same.pivot_table("accuracy", "stressor", "strength", sort=False).rename_axis(None, axis=0)
-            parts.append(f"<h3>{TITLES.get(suite, suite)}: accuracy (%) by {html.escape(unit)}</h3>")
+            parts.append(f"<h3>{_text(TITLES.get(suite, suite))}: accuracy (%) by {_text(unit)}</h3>")
             parts.append(table.to_html(float_format="{:.1f}".format, border=0))
     return "\n".join(parts)
 
@@ -147,12 +170,12 @@ def _audit_html(checks: pd.DataFrame) -> str:
     cells = zip(checks["check"], checks["kind"], checks["red"], checks["finding"])
     told_red = {True: "<span class=red>red</span>", False: "ok"}
     rows = [
-        f"<tr><td>{html.escape(c)}</td><td>{k}</td><td>{told_red[r]}</td><td>{html.escape(f)}</td></tr>"
+        f"<tr><td>{_text(c)}</td><td>{_text(k)}</td><td>{told_red[bool(r)]}</td><td>{_text(f)}</td></tr>"
         for c, k, r, f in cells
     ]
-    text = f"eps {checks.attrs['eps']:.3g}, {checks.attrs['images']} images" if "eps" in checks.attrs else ""
+    text = f"eps {checks.attrs['eps']:.3g}, {_text(checks.attrs['images'])} images" if "eps" in checks.attrs else ""
     head = "<tr><th>check</th><th>kind</th><th></th><th>finding</th></tr>"
-    return f"<h2>Can the attacks be believed? {html.escape(audit_summary(checks))}</h2><p>{text}</p><table class=words>{head}{''.join(rows)}</table>"
+    return f"<h2>Can the attacks be believed? {_text(audit_summary(checks))}</h2><p>{text}</p><table class=words>{head}{''.join(rows)}</table>"
 
 # %% ../nbs/robustness/70_report.ipynb #679b96d2
 @checked
@@ -167,18 +190,16 @@ def report_page(
     fig.savefig(buffer, format="png", dpi=110, facecolor="white")
     plt.close(fig)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    text = f"{clean.accuracy:.1f} % of {clean.n} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
+    text = f"{clean.accuracy:.1f} % of {_text(clean.n)} clean images right (95 % interval {clean.low:.1f} to {clean.high:.1f}), calibration error {clean.ece:.1f} %"
     failed = rows[rows["error"] != ""] if "error" in rows else rows[:0]
-    lines = (
-        f"<li>{html.escape(f'{r.stressor}, {r.unit} {r.strength:g}: {r.error}')}</li>" for r in failed.itertuples()
-    )
+    lines = (f"<li>{_text(f'{r.stressor}, {r.unit} {r.strength:g}: {r.error}')}</li>" for r in failed.itertuples())
     lost = f"<p>{len(failed)} stressors failed:</p><ul>{''.join(lines)}</ul>" if len(failed) else ""
     audited = (
         "<p>No audit was made: robust accuracies below are upper bounds.</p>" if checks is None else _audit_html(checks)
     )
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1><p>{text}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{_text(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{_text(title)}</h1><p>{text}. robustlit {robustlit.__version__}, torch {torch.__version__}.</p>"
         f'<img alt="accuracy against strength" src="data:image/png;base64,{picture}">{audited}<h2>Tables</h2>{lost}{_wide(rows)}</html>'
     )
 

@@ -595,7 +595,8 @@ def test_a_damaged_npz_or_idx_is_named(tmp_path):
         load("mnist", tmp_path)
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
-    (raw / "train-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03 short")
+    for name in rs._IDX:
+        (raw / name).write_bytes(b"\0\0\x08\x03 short")
     with pytest.raises(ValueError, match="cannot read the files in .*raw"):
         load("mnist", tmp_path)
 
@@ -1022,12 +1023,12 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(pets, fresh, damage):
 
 
 def test_a_killed_writer_leaves_no_dataset_and_no_rubbish(pets, fresh, monkeypatch):
-    def killed(f, **arrays):
+    def killed(f, key, arrays):
         f.write(b"half of it")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(rs.np, "savez", killed)
+        m.setattr(rs, "_save_arrays", killed)
         with pytest.raises(KeyboardInterrupt):
             load(pets, size=8)
     assert not [p for p in fresh[0].iterdir() if p.suffix != ".lock"]
