@@ -98,24 +98,28 @@ def combined_response(
     return (response(rows, layer, attacked, filters) / _unfiltered(rows, attacked)).mean()
 
 # %% ../../nbs/filtering/13_scores.ipynb #bbec8a59
-def _curves(part: pd.DataFrame, name: str, attacked: bool, whole: np.ndarray, floor: float, accuracy: np.ndarray):
+def _curve_rows(part: pd.DataFrame) -> dict:
+    "Where the curves of a layer are: stressor and whether attacked to labels of rows, by threshold."
+    about = part[["stressor", "alpha_norm"]].assign(attacked=part.eps > 0).sort_values("alpha_norm")
+    return about.groupby(["stressor", "attacked"]).groups
+
+
+def _curves(rows: pd.Index, whole: np.ndarray, floor: float, accuracy: np.ndarray):
     "Relative accuracy (draws, thresholds) above `floor`; `accuracy` (draws, rows), in the order of the index."
-    one = part[(part.stressor == name) & ((part.eps > 0) == attacked)].sort_values("alpha_norm")
-    return (accuracy[:, one.index] - floor) / (whole - floor)[:, None]
+    return (accuracy[:, rows] - floor) / (whole - floor)[:, None]
 
 
-def _one_layer(part, name: str, whole: dict, chance: float, rule: str, count: str, accuracy: np.ndarray) -> dict:
-    "All scores of one filter on one layer, a number a draw."
-    clean = part[(part.stressor == name) & (part.eps == 0)].sort_values("alpha_norm")
+def _one_layer(part, at: dict, name: str, whole: dict, chance: float, rule: str, count: str, accuracy) -> dict:
+    "All scores of one filter on one layer, a number a draw; `at` from `_curve_rows`."
     n, total = ("n_zero", "n_total") if count == "all" else ("n_zero_active", "n_active")
-    share = (clean[n] / clean[total]).to_numpy()
-    found, controlled = {}, bool((part.stressor == f"random_{name}").any())
+    share = (part[n] / part[total]).loc[at[name, False]].to_numpy()
+    found, controlled = {}, (f"random_{name}", False) in at
     for prefix, floor in (("", 0.0), ("chance_", chance)):
-        p = {a: _curves(part, name, a, w, floor, accuracy) for a, w in whole.items()}
+        p = {a: _curves(at[name, a], w, floor, accuracy) for a, w in whole.items()}
         base = {a: 1 - share for a in p}
         lows = {prefix: base}
         if controlled:
-            random = {a: _curves(part, f"random_{name}", a, w, floor, accuracy) for a, w in whole.items()}
+            random = {a: _curves(at[f"random_{name}", a], w, floor, accuracy) for a, w in whole.items()}
             lows[f"control_{prefix}"] = random
         for kind, low in lows.items():
             found |= {f"{kind}S_{'adv' if a else 'clean'}": area(p[a] - low[a], rule) for a in p}
@@ -165,7 +169,8 @@ def _intervals(scores: dict) -> dict:
 # %% ../../nbs/filtering/13_scores.ipynb #dad74f06
 def _all_scores(part: pd.DataFrame, filters, whole: dict, chance: float, rule, count, accuracy: np.ndarray) -> list:
     "Scores of each filter on a layer, then of their mean, a number a draw."
-    each = [_one_layer(part, f, whole, chance, rule, count, accuracy) for f in filters]
+    at = _curve_rows(part)
+    each = [_one_layer(part, at, f, whole, chance, rule, count, accuracy) for f in filters]
     return [*each, {k: np.mean([e[k] for e in each], axis=0) for k in each[0]}]
 
 
