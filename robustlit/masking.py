@@ -574,10 +574,10 @@ def red_table(
     found: Annotated["pd.DataFrame", with_columns("check", "kind", "red")],  # Rows of several audits
     columns: Sequence[str],  # That tell the networks apart
     rows: Sequence[str] = ("kind", "check"),  # That tell the checks apart
-) -> "pd.DataFrame":  # Counts of audits
+) -> "pd.DataFrame":  # Counts of audits; missing where none made that check
     "In how many audits a check is red."
     table = found.pivot_table("red", [*rows], [*columns], "sum", sort=False)
-    return table[table.any(axis=1)].astype(int)
+    return table[table.any(axis=1)].astype("Int64")
 
 
 @checked

@@ -901,7 +901,12 @@ def _status(args) -> int:
     for name in sorted({*store.names()} - {*found} - renamed):
         print(f"{name:38} {'?':8} {len(store.load(name)):5} {'?':>6}  (its function is not in this package)")
     if old:
-        print(f"{old} records are stale: `robustlit run` and `sweep` make them again with --stale")
+        told = (
+            "1 record is stale: `robustlit run` and `sweep` make it"
+            if old == 1
+            else f"{old} records are stale: `robustlit run` and `sweep` make them"
+        )
+        print(f"{told} again with --stale")
     print(f"fresh records: {_short(store.runs)}, tables: {_short(store.results)}")
     return 0
 

@@ -178,7 +178,9 @@ def test_an_audit_may_be_of_a_variant(monkeypatch):
     monkeypatch.setattr("robustlit.dropen.gradient_masking.load_network", asked)
     for given, meant in {"no_cosine": dict(cosine=0.0), None: {}}.items():
         with pytest.raises(Asked) as found:
-            gradient_masking.function(variant=given, kind="lenet_wide", compat=True, data="digits", training="smoke")
+            gradient_masking.function(
+                variant=given, architecture="lenet_wide", compat=True, data="digits", training="smoke"
+            )
         assert found.value.args[0] == dict(profile="smoke", kind="lenet_wide", compat=True) | meant
 
 

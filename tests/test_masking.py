@@ -12,7 +12,7 @@ from robustlit.attacks import attack_curve, attack_images
 from robustlit.benchmark.audit_reliability import alarms
 from robustlit.cost import counted
 from robustlit.data import as_images, load
-from robustlit.masking import CHECKS, audit, audit_summary
+from robustlit.masking import CHECKS, audit, audit_summary, red_table
 from robustlit.preconditions import range_finding
 
 CAUSES = {
@@ -370,3 +370,9 @@ def test_images_that_repeat_are_audited_like_others():
     table = audit(model, (x[:4].repeat(15, 1, 1, 1), y[:4].repeat(15)), eps=0.1)
     assert not table.finding.str.contains("could not be tested").any(), table.finding.tolist()
     assert not table.red[table.check == "refusal"].any()
+
+
+def test_a_check_that_was_not_made_is_not_counted():
+    one = dict(kind="cause", check="scale", red=True, network="a")
+    table = red_table(pd.DataFrame([one, one, one | dict(check="range", network="b")]), ["network"])
+    assert table.loc[("cause", "scale"), "a"] == 2 and table.loc[("cause", "scale")].isna()["b"]

@@ -44,13 +44,17 @@ def gradient_masking(
     images: Count = 200,  # Test images, stratified by class; at most what `FEW` says
     steps: Count = 50,  # Of PGD
     variant: Annotated[str, one_of(VARIANTS)] | None = None,  # Of Dropen, one of `VARIANTS`
-    kind: BuilderName | None = None,  # One of `BUILDERS`; by the data if None
+    architecture: BuilderName | None = None,  # One of `BUILDERS`; by the data if None
     compat: bool = False,  # Trained on images as in the report's code
 ) -> pd.DataFrame:  # check, kind, red, finding, pgd, worst (percent left by PGD and by a cascade), eps, n
     "The audit of a network at the radius of the test."
     if variant is not None and network != "dropen":
         raise ValueError(f"`variant` is one of Dropen's, and `network` must then be 'dropen', not {network!r}")
-    about = VARIANTS[variant or "dropen"] | (dict(kind=kind) if kind else {}) | (dict(compat=True) if compat else {})
+    about = (
+        VARIANTS[variant or "dropen"]
+        | (dict(kind=architecture) if architecture else {})
+        | (dict(compat=True) if compat else {})
+    )
     model = load_network(network, seed, data, "dropen", profile=training, **about)
     x, y = unseen_images(data, min(images, FEW.get(data, images)), training)
     eps, others = attack_radius(data), surrogates(data, seed, training, 1)
@@ -68,13 +72,13 @@ _Quoted = Annotated[pd.DataFrame, with_columns("data")]
 @checked
 def audits_of(
     rows: _Quoted,  # From `records`, whose accuracies under attack are quoted
-    **settings,  # Values of `variant`, `kind` and `compat` that these networks have; a list means any of them
+    **settings,  # Values of `variant`, `architecture` and `compat` that these networks have; a list means any of them
 ) -> (
     pd.DataFrame | None
 ):  # Index data, network and what differs; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
     where = {k: sorted(set(rows[k])) for k in ("network", "data") if k in rows and len(rows)}
-    where = dict(network="dropen", variant=None, kind=None, compat=False) | where | settings
+    where = dict(network="dropen", variant=None, architecture=None, compat=False) | where | settings
     found = records(gradient_masking, profile="cpu", **where)  # ty: ignore[invalid-argument-type]
     by = ["data", "network", *(k for k, v in settings.items() if isinstance(v, list))]
     return needs_records(lambda df: red_counts(df, by))(found)
@@ -88,7 +92,7 @@ def audits_of(
     condition="on both datasets and for every seed: the cascade leaves at most 5 points less than PGD-50, and no check of the audit is red",
     condition_cpu="the same after 10 epochs on part of the images",
     experiment="dropen/gradient_masking",
-    where=dict(network="dropen", data=["mnist", "cifar10"], variant=None, kind=None, compat=False),
+    where=dict(network="dropen", data=["mnist", "cifar10"], variant=None, architecture=None, compat=False),
 )
 def is_not_masked(df: pd.DataFrame, scale: str) -> Finding:
     "Red checks, and how far PGD is from the worst."
