@@ -975,7 +975,11 @@ KNOWN = Table(
         "fashion_mnist": _Known(_places("FashionMNIST/raw", "fashion_mnist"), _ZALANDO, "FashionMNIST", _FASHION),
         "kmnist": _Known(_places("KMNIST/raw", "kmnist"), _CODH, "KMNIST", _KANA),
         "emnist": _EMNIST("emnist", "balanced"),
-        **{f"emnist_{s}": _EMNIST(f"emnist_{s}", s) for s in _SPLIT_CLASSES if s != "balanced"},
+        "emnist_byclass": _EMNIST("emnist_byclass", "byclass"),
+        "emnist_bymerge": _EMNIST("emnist_bymerge", "bymerge"),
+        "emnist_letters": _EMNIST("emnist_letters", "letters"),
+        "emnist_digits": _EMNIST("emnist_digits", "digits"),
+        "emnist_mnist": _EMNIST("emnist_mnist", "mnist"),
         "cifar10": _Known(_places("cifar-10-batches-py", "cifar10"), _KRIZHEVSKY, "CIFAR10", _OBJECTS),
         "cifar100": _Known(
             _places("cifar-100-python", "cifar100"), _KRIZHEVSKY, "CIFAR100", tuple(map(str, range(100)))

@@ -77,11 +77,13 @@ def audits_of(
     pd.DataFrame | None
 ):  # Index data, network and what differs; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
-    where = {k: sorted(set(rows[k])) for k in ("network", "data") if k in rows and len(rows)}
-    where = dict(network="dropen", variant=None, architecture=None, compat=False) | where | settings
-    found = records(gradient_masking, profile="cpu", **where)  # ty: ignore[invalid-argument-type]
     by = ["data", "network", *(k for k, v in settings.items() if isinstance(v, list))]
-    return needs_records(lambda df: red_counts(df, by))(found)
+    counted = needs_records(lambda df: red_counts(df, by))
+    if not len(rows):
+        return counted(rows)
+    where = {k: sorted(set(rows[k])) for k in ("network", "data") if k in rows}
+    where = dict(network="dropen", variant=None, architecture=None, compat=False) | where | settings
+    return counted(records(gradient_masking, profile="cpu", **where))  # ty: ignore[invalid-argument-type]
 
 # %% ../../nbs/dropen/56_gradient_masking.ipynb #6fd8b5b7
 @claim(

@@ -86,6 +86,8 @@ def audits_of(
     rows: _Quoted,  # From `records`, whose accuracies under attack are quoted
 ) -> pd.DataFrame | None:  # Index network, data, which; seeds, checks, red. None, with a sentence, if none was audited
     "The audits at cpu scale of the networks behind these rows."
-    networks, data = (sorted(set(rows[k])) or [""] for k in ("network", "data"))
-    found = records(gradient_masking, profile="cpu", network=networks, data=data)
-    return needs_records(lambda df: red_counts(df, ["network", "data", "which"]))(found)
+    counted = needs_records(lambda df: red_counts(df, ["network", "data", "which"]))
+    if not len(rows):
+        return counted(rows)
+    networks, data = (sorted(set(rows[k])) for k in ("network", "data"))
+    return counted(records(gradient_masking, profile="cpu", network=networks, data=data))
