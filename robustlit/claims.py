@@ -167,8 +167,8 @@ class Claim:
         return self.where_cpu if small else self.where
 
     def command(self, scale: str = "paper", seeds: int = 0) -> str:
-        "What to type to make the records that the verdict needs, of as many seeds or the fewest that count; switches that are off are not typed."
-        asked = {k: _values(v) for k, v in self.runs(scale).items() if v is not None and v is not False}
+        "What to type to make the records that the verdict needs, of as many seeds or the fewest that count; None, the profile's choice, is left out."
+        asked = {k: _values(v) for k, v in self.runs(scale).items() if v is not None}
         grid = [f"-g {k} {shlex.quote(','.join(map(_word, v)))}" for k, v in asked.items()]
         paired = f"-g seed 0:{max(seeds, self.min_seeds)}"
         return " ".join(["robustlit sweep", _short(self.experiment), f"--profile {scale}", *grid, paired])

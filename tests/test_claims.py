@@ -276,9 +276,9 @@ def test_the_command_says_what_the_command_line_will_read():
     assert read == where | dict(width=[8], seed=[0, 1, 2])
 
 
-def test_the_command_leaves_out_switches_that_are_off():
-    where = dict(width=8, variant=None, compat=False, trick=True)
-    assert "--profile paper -g width 8 -g trick True -g seed" in asked(where=where).command()
+def test_the_command_leaves_out_what_is_the_profiles_choice():
+    where = dict(width=8, variant=None, compat=False)
+    assert "--profile paper -g width 8 -g compat False -g seed" in asked(where=where).command()
 
 
 def test_the_command_says_whose_experiment_it_is_where_two_papers_have_one_of_that_name():
