@@ -85,7 +85,7 @@ nbs: $(STAMP)
 	@$(BIN)/nbdev-test --n-workers $(JOBS) --timing
 
 unit: $(STAMP)
-	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -q -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(STAMP)
 	@set -e; if command -v quarto >/dev/null; then $(BIN)/nbdev-docs; else $(BIN)/python tools/build_docs.py; fi; \

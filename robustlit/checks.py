@@ -62,9 +62,7 @@ class Spec:
     fits: Callable  # Value to bool; or (value, name) to nothing, where `raises`
     bad: tuple = ()  # Values that do not fit
     raises: bool = False  # Whether `fits` raises an error of its own
-    beside: str = (
-        ""  # Another argument that it must go with; `fits` is then (value, name, the other's value) to nothing
-    )
+    beside: str = ""  # Another argument to go with; `fits` then takes value, name and the other's value
 
     def __repr__(self) -> str:
         return self.text

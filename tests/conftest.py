@@ -19,3 +19,11 @@ def registries_as_before():
         kept |= {k: v for k, v in table.items() if of_the_package(v)}
         table.clear()
         table.update(kept)
+
+
+LONG = "test_oracle test_lab test_soak test_cluster test_slips test_long_work test_promises test_gauntlet".split()
+
+
+def pytest_collection_modifyitems(items):
+    "Files whose few tests take long come first, so that no process waits for one at the end."
+    items.sort(key=lambda item: item.path.stem not in LONG)

@@ -797,7 +797,7 @@ SLIPS = {
     "broken:make": "SyntaxError",
     "strange:make --out folder": "got the folder folder; say folder/page.html",
     "strange:make --out rows.csv": "say rows.html",
-    "strange:make --out text.pt/page.html": "a folder that can be written to",
+    "strange:make --out text.pt/page.html": "one that files can be written to, got text.pt",
     "strange:make --normalise cifar": "did you mean 'cifar10'",
     "strange:make --normalise cifar10": "3 channels",
     "strange:make --suite fog": "`suite` is unknown",
