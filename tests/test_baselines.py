@@ -570,7 +570,7 @@ def test_a_network_is_made_once(monkeypatch):
         (lambda: rival("slept", **TINY), "`name` is unknown: 'slept'; did you mean 'sleep'"),
         (lambda: rival("", **TINY), "`name` is unknown"),
         (lambda: training_part("asleep", "digits"), "`reading` is unknown"),
-        (lambda: rival("convnet", **TINY), r"`x` must have shape \(n, 1, 28, 28\)"),
+        (lambda: rival("convnet", **TINY), "`data` must hold images of 1 x 28 x 28"),
         (lambda: rival(**TINY | dict(epochs=0)), "`epochs`"),
         (lambda: rival(**TINY | dict(batch_size=0)), "`batch_size`"),
         (lambda: rival("sleep_report", **TINY, asleep=0), "`asleep`"),

@@ -17,7 +17,7 @@ from typing import Annotated, cast
 import torch
 from torch import Tensor, nn
 
-from ..checks import Batch, Count, Pixels, Seed, at_least, checked, one_of, shaped
+from ..checks import Batch, Count, Pixels, Seed, at_least, checked, one_of
 from ..data import as_images, load
 from .defences import adversarial_copies, distil, distorted_copies, softened_loss
 from .networks import READINGS, TRAINING, descend, reader, report_convnet
@@ -67,7 +67,7 @@ def perceptron(
 @checked
 def convolutional(
     reading: Annotated[str, one_of(("report",))],  # "report": the authors have none
-    x: Annotated[Tensor, shaped("n, 1, 28, 28")],  # Images that it will read, (n, 1, 28, 28)
+    x: Batch | Pixels,  # Images that it will read, (n, c, h, w)
     n_classes: Annotated[int, at_least(2)],  # Of the labels
     hidden: tuple = (),  # Not used: its layers are fixed
 ) -> nn.Module:  # On the CPU, with weights from torch's global generator
