@@ -6,7 +6,8 @@ Docs: https://robustlit.github.io/robustlit/evidence/claims.html.md"""
 
 # %% auto #0
 __all__ = ['SCALES', 'OUTCOMES', 'SMALL', 'MARKS', 'MAX_SPLITS', 'Finding', 'Claim', 'claim', 'Verdict', 'verdict',
-           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'both_sizes', 'moved_claims']
+           'known_claims', 'ledger', 'ledger_markdown', 'text_table', 'verdicts', 'answers', 'both_sizes',
+           'moved_claims']
 
 # %% ../nbs/evidence/60_claims.ipynb #45a97efd
 import importlib
@@ -39,6 +40,7 @@ from . import digest
 from .checks import Count, at_least, check_choice, check_with, checked, column_of, not_empty, one_of
 from .plots import about_records, caption
 from .records import Store, differing, find_experiment, known_experiments, records, run_table
+from .statistics import t_interval
 
 # %% ../nbs/evidence/60_claims.ipynb #08ee588c
 SCALES = ("paper", "cpu")
@@ -529,6 +531,39 @@ def verdicts(
         amended = ["" if "condition" in columns or not c.amended else f", amended: {c.amended}" for c in asked]
         table = table.assign(verdict=table["verdict"] + amended)[[*columns]]
     return Markdown(ledger_markdown(table))
+
+# %% ../nbs/evidence/60_claims.ipynb #ba35e896
+def _numbers(found: Finding) -> str:
+    "Mean and 95 % interval over seeds of each value, and what was seen in words."
+    each = [f"{k} {t_interval(v)}".lstrip() for k, v in found.per_seed.items()]
+    return "; ".join(filter(None, [*each, found.measured]))
+
+
+def _answer(c: Claim, source: Callable) -> str:
+    "The verdict, or what the records that there are say."
+    judged = verdict(c, source=source)
+    if judged.finding is not None:
+        return f"*{judged.label}*: {_numbers(judged.finding)} ({judged.rests_on})"
+    rows = source(c.experiment, "cpu", c.runs("cpu"))
+    if not len(rows):
+        return "*not measured*"
+    data = f" of {' and '.join(sorted(set(rows['data'])))} alone" if "data" in rows else ""
+    try:
+        told = _numbers(c(rows, "cpu"))
+    except (LookupError, ValueError):  # a part that the comparison needs is lacking
+        return f"*not measured*: some records are there{data}"
+    return f"*not measured* on all that the claim speaks of; by records{data} so far: {told} ({caption(rows)})"
+
+
+@checked
+def answers(
+    questions: Mapping[str, str],  # From claims, named as for `verdicts`, to the questions that they answer
+    store: Store | None = None,  # Where the records lie; by default the project's
+    source: Callable | None = None,  # Instead of a store, as for `verdict`
+) -> Markdown:  # A list for a notebook; its text is in `data`
+    "A line a question: the verdict with its numbers and their intervals, or what the records so far say."
+    here = source or _from(store)
+    return Markdown("\n".join(f"- **{asks}** {_answer(_named(k), here)}" for k, asks in questions.items()))
 
 # %% ../nbs/evidence/60_claims.ipynb #a0bb1dfd
 @checked

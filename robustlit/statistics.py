@@ -34,9 +34,13 @@ class Interval:
 
     def __str__(self):
         p = "" if self.p is None else f", p = {self.p:.2g}"
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}] ({self.confidence:.0%}, n = {self.n}{p})"
+        return f"{self:.2f} ({self.confidence:.0%}, n = {self.n}{p})"
 
     __repr__ = __str__
+
+    def __format__(self, spec):
+        "With a format of numbers, such as `+.1f`, the mean and its ends in that format."
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
 # %% ../nbs/evidence/50_statistics.ipynb #84b5e815
 def _vector(values, name):

@@ -425,6 +425,7 @@ CALLS = {
     claims.known_claims: dict(paper="sleep"),
     claims.ledger: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame(), flips=True),
     claims.ledger_markdown: dict(table=pd.DataFrame(dict(claim=["T-1"]))),
+    claims.answers: dict(questions={"A-1": "Does it forget?"}, store=None, source=None),
     claims.verdicts: dict(paper="sleep", columns=["claim", "verdict"], store=None, source=None),
     claims.both_sizes: dict(paper="sleep", store=None, source=lambda *about: pd.DataFrame()),
     claims.text_table: dict(found=pd.DataFrame(dict(a=["b"])), columns=["a"], where=""),

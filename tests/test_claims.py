@@ -9,7 +9,18 @@ import pytest
 import scipy.stats
 
 from robustlit import claims
-from robustlit.claims import Claim, Finding, Verdict, claim, known_claims, ledger, ledger_markdown, verdict, verdicts
+from robustlit.claims import (
+    Claim,
+    Finding,
+    Verdict,
+    answers,
+    claim,
+    known_claims,
+    ledger,
+    ledger_markdown,
+    verdict,
+    verdicts,
+)
 from robustlit.records import Store, experiment, recorded
 from robustlit.statistics import (
     bootstrap_interval,
@@ -355,6 +366,7 @@ def test_t_interval_matches_scipy_and_a_printed_table():
     low, high = scipy.stats.t.interval(0.9, 3, np.mean(v), scipy.stats.sem(v))
     got = t_interval(v, confidence=0.9)
     assert (got.low, got.high, got.n) == (pytest.approx(low), pytest.approx(high), 4)
+    assert f"{got:+.1f}" == f"{got.mean:+.1f} [{got.low:+.1f}, {got.high:+.1f}]" and f"{got}" == str(got)
     assert t_interval([-1.0, 0.0, 1.0]).high == pytest.approx(4.30265 / 3**0.5, abs=1e-5)
 
 
@@ -559,6 +571,18 @@ def test_verdicts_say_the_condition_that_was_judged_and_what_they_rest_on():
     assert "at 1 every seed" in verdicts("toy T-1", source=shelf(rows())).data
     with pytest.raises(ValueError, match="ids"):
         verdicts("T-99", source=shelf(rows()))
+
+
+def test_answers_say_the_verdict_or_what_the_records_so_far_say():
+    asked(condition_cpu="a gap of 5")
+    told = lambda *frames: answers({"T-1": "Is more better?"}, source=shelf(*frames)).data
+    all_there = told(rows(30.0, profile="cpu"))
+    assert all_there.startswith("- **Is more better?** *indicated at cpu scale*: 31.00 [28.52, 33.48] (95%, n = 3)")
+    assert "profile cpu, n = 3 seeds" in all_there
+    few = told(rows(30.0, profile="cpu", seeds=2, data="mnist"))
+    assert "*not measured* on all that the claim speaks of; by records of mnist alone so far: 30.50 [24.15" in few
+    assert "*not measured*: some records are there" in told(rows(profile="cpu", doses=(0.0,)))
+    assert told(rows(profile="smoke")) == "- **Is more better?** *not measured*"
 
 
 def test_an_id_of_two_papers_is_asked_back():

@@ -69,9 +69,9 @@ def bigger_is_better(df: pd.DataFrame, scale: str) -> Finding:
     less, more = (
         paired_difference(t[a].to_numpy(), t[b].to_numpy()) for t, a, b in ((lost, small, big), (left, big, small))
     )
-    told = f"descent smaller by {less.mean:+.1f} [{less.low:+.1f}, {less.high:+.1f}], worst attack {more.mean:+.1f} [{more.low:+.1f}, {more.high:+.1f}]"
+    told = f"descent smaller by {less:+.1f}, worst attack {more:+.1f}"
     values = {"descent": (lost[small] - lost[big]).to_numpy(), "worst attack": (left[big] - left[small]).to_numpy()}
     by_pgd = df[df["stressor"] == "pgd"].pivot_table("accuracy", "seed", "kind")
     met, also = bool(less.low > 0 and more.low > 0), paired_difference(by_pgd[big].to_numpy(), by_pgd[small].to_numpy())
-    second = "" if met else f"accuracy under PGD-50 alone {also.mean:+.1f} [{also.low:+.1f}, {also.high:+.1f}]"
+    second = "" if met else f"accuracy under PGD-50 alone {also:+.1f}"
     return Finding(met, told, values, unit="points", second=second)

@@ -132,13 +132,9 @@ def _gain(df: pd.DataFrame, pairs: list) -> tuple:
     wide = df[df["stressor"] == "worst"].pivot_table("accuracy", "seed", "variant")
     gaps = {f"{a} over {b}": gain_over(df, a, b) for a, b in pairs}
     clean = {f"{a} over {b}": gain_over(df, a, b, "clean").mean for a, b in pairs}
-    told = "; ".join(
-        f"{k}: {g.mean:+.1f} [{g.low:+.1f}, {g.high:+.1f}], clean {clean[k]:+.1f}" for k, g in gaps.items()
-    )
+    told = "; ".join(f"{k}: {g:+.1f}, clean {clean[k]:+.1f}" for k, g in gaps.items())
     by_pgd = {f"{a} over {b}": gain_over(df, a, b, "pgd") for a, b in pairs}
-    second = "by PGD-50 alone, " + "; ".join(
-        f"{k}: {g.mean:+.1f} [{g.low:+.1f}, {g.high:+.1f}]" for k, g in by_pgd.items()
-    )
+    second = "by PGD-50 alone, " + "; ".join(f"{k}: {g:+.1f}" for k, g in by_pgd.items())
     values = {f"{a} over {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
     return all(g.low > 0 for g in gaps.values()), told, values, second
 

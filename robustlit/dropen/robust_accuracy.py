@@ -92,7 +92,7 @@ def _paired(wide: pd.DataFrame, stressor: str, a: str, b: str) -> dict:
 
 
 def _told(gaps: dict) -> str:
-    return ", ".join(f"{d} {g.mean:+.1f} [{g.low:+.1f}, {g.high:+.1f}]" for d, g in gaps.items())
+    return ", ".join(f"{d} {g:+.1f}" for d, g in gaps.items())
 
 # %% ../../nbs/dropen/51_robust_accuracy.ipynb #d0980573
 _DATA = ["mnist", "cifar10"]

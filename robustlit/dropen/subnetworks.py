@@ -245,7 +245,7 @@ def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
         d = paired_difference(after, before)
         values |= {f"{data}, before": before, f"{data}, after": after}
         met.append(before.mean() >= 90 and d.mean <= -10)
-        told.append(f"{data}: {d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]")
+        told.append(f"{data}: {d:+.1f} points")
         cosines = [table.loc[k, "cosine"].to_numpy(float).mean() for k in ("direct", "dropen")]
         alike.append(f"{data} {cosines[0]:.2f} before, {cosines[1]:.2f} after")
     second = f"by the mean absolute cosine of gradients between sub-networks: {'; '.join(alike)}"

@@ -192,7 +192,7 @@ def _under_strong_attacks(df, network, parent, strengths=(0.05, 0.1)) -> str:
     found = []
     for eps in strengths:
         d = paired_difference(low[eps, network], low[eps, parent])
-        found.append(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}] at eps {eps:g}")
+        found.append(f"{d:+.1f} at eps {eps:g}")
     return f"by the lowest of PGD, APGD, Square and FGSM (n = {d.n}): {', '.join(found)}"
 
 # %% ../../nbs/sleep/50_noise_blur_fgsm.ipynb #81d2b430

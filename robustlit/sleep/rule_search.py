@@ -158,7 +158,7 @@ def worth_of(
     def difference(m, name):
         d = paired_difference(m[name].to_numpy(), m["awake"].to_numpy())
         red = m["red"].sum() if "fgsm" in m.index.get_level_values("stressor") else 0
-        return f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" + (f", red in {red} of {d.n}" if red else "")
+        return f"{d:+.1f}" + (f", red in {red} of {d.n}" if red else "")
 
     rest = [n for n in means if n != "awake"]
     table = means.groupby([*by, "stressor", "strength"]).mean()
