@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
 import platformdirs
 
 from .checks import checked
@@ -105,3 +106,26 @@ def check_writable(
         raise NotWritten(
             f"`folder` must be one that files can be written to, got {folder} ({e.strerror}): nothing was run"
         ) from e
+
+# %% ../nbs/learning/05_files.ipynb #98f68a89
+def _take_lock(path: Path, wait: bool = True) -> filelock.BaseFileLock | None:
+    "The lock of that path, whose folder is there; None where another process has it."
+    lock = filelock.FileLock(path)
+    try:
+        while True:
+            lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
+            if path.exists():
+                return lock
+            lock.release()  # whoever had it has removed the file
+    except filelock.Timeout:
+        return None
+    except (OSError, NotImplementedError):  # a file system without locks
+        return lock
+
+
+def _give_lock(lock: filelock.BaseFileLock | None):
+    "Give a lock up; after that, whoever waited finds what was made meanwhile."
+    if lock is not None:
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

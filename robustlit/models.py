@@ -8,6 +8,7 @@ Docs: https://robustlit.github.io/robustlit/learning/models.html.md"""
 __all__ = ['network_path', 'load_or_train']
 
 # %% ../nbs/learning/40_models.ipynb #a3f96491
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from torch import nn
 
 from .checks import checked
 from .digest import code_digest, entry_digests, note, noting
+from .files import _give_lock, _take_lock
 from .training import save_atomically
 
 if TYPE_CHECKING:
@@ -46,15 +48,35 @@ def load_or_train(
     train: Callable,  # Trains the network that it is given, in place
     path: str | Path,  # Of the file, from `network_path`
 ) -> nn.Module:  # `model`, in eval mode
-    "A network from its file if it is there and its data are what they were, else trained and filed."
-    kept = _kept(Path(path), next(model.parameters()).device)
-    if kept is not None:
-        model.load_state_dict(kept)
-        return model.eval()
-    with noting() as used:
-        train(model)
-    save_atomically(dict(weights=model.state_dict(), uses=entry_digests(used, loaded=True)), path)
+    "A network from its file if it is there and its data are what they were, else trained and filed, by one process."
+    path, device = Path(path), next(model.parameters()).device
+    kept = _kept(path, device)
+    if kept is None:
+        with _alone(path):
+            kept = _kept(path, device)
+            if kept is None:
+                with noting() as used:
+                    train(model)
+                save_atomically(dict(weights=model.state_dict(), uses=entry_digests(used, loaded=True)), path)
+                return model.eval()
+    model.load_state_dict(kept)
     return model.eval()
+
+# %% ../nbs/learning/40_models.ipynb #da5ed123
+@contextlib.contextmanager
+def _alone(path: Path):
+    "Only one process at a time is here for the same file."
+    with contextlib.suppress(OSError):  # the one who writes the file will say it better
+        path.parent.mkdir(parents=True, exist_ok=True)
+    place = path.with_name(f".{path.stem}.lock")
+    lock = _take_lock(place, wait=False)
+    if lock is None:
+        print(f"another process trains {path.stem}: waiting for it", flush=True)
+        lock = _take_lock(place)
+    try:
+        yield
+    finally:
+        _give_lock(lock)
 
 # %% ../nbs/learning/40_models.ipynb #978d4cf2
 def _kept(path: Path, device: torch.device) -> dict | None:

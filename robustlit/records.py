@@ -33,7 +33,7 @@ from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
 from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
 from .experiments import ProfileName, _renamed_to, _size, _source_of, _text, canonical
-from .files import NotWritten, check_writable, write_atomically
+from .files import NotWritten, _give_lock, _take_lock, check_writable, write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
 from .store import _listed, _order, _parts_of, _read_table, _split, _table_parts, _write_table
 from .store import run_record
@@ -273,26 +273,7 @@ def _filed(record: Record, store: Store, force: bool) -> Record:
 # %% ../nbs/evidence/40_records.ipynb #03878924
 def _claim(store: Store, name: str, key: str, wait: bool = True) -> filelock.BaseFileLock | None:
     "The lock of a run; None where another process has it."
-    path = store.runs / name / f".{key}.lock"
-    lock = filelock.FileLock(path)
-    try:
-        while True:
-            lock.acquire(timeout=-1 if wait else 0, poll_interval=0.2)
-            if path.exists():
-                return lock
-            lock.release()  # whoever had it has removed the file
-    except filelock.Timeout:
-        return None
-    except (OSError, NotImplementedError):  # a file system without locks
-        return lock
-
-
-def _release(lock: filelock.BaseFileLock | None):
-    "Give a claim up; after that, whoever waited finds the record."
-    if lock is not None:
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    return _take_lock(store.runs / name / f".{key}.lock", wait)
 
 # %% ../nbs/evidence/40_records.ipynb #e346c438
 def _made(exp: Experiment, which: str | Experiment, bound: dict, store: Store, force: bool, label: str) -> Record:
@@ -305,7 +286,7 @@ def _made(exp: Experiment, which: str | Experiment, bound: dict, store: Store, f
             lock = _claim(store, exp.name, key)
         there = None if force else store.find(exp.name, key)
         if there is not None:
-            _release(lock)
+            _give_lock(lock)
             return there
     try:
         print(f"{label}: running", flush=True)
@@ -314,7 +295,7 @@ def _made(exp: Experiment, which: str | Experiment, bound: dict, store: Store, f
         print(f"{label}: recorded after {record.about['wall_s']:.1f} s", flush=True)
         return record
     finally:
-        _release(lock)
+        _give_lock(lock)
 
 # %% ../nbs/evidence/40_records.ipynb #f74287bd
 @checked

@@ -47,9 +47,9 @@ from .cluster import SchedulerLost, _n, _thread_variables, crew_size, execute_by
 from .digest import _forget, _texts
 from .execution import Job, Worker, read_notebook, tagged
 from .experiments import ProfileName
-from .files import check_writable, write_atomically
+from .files import _give_lock, check_writable, write_atomically
 from .records import DamagedRecord, Experiment, NewerRecord, NothingToPack, Store, adopt, drop, find_experiment
-from .records import _claim, _note_source, _release, _written_in, known_experiments, pack, run_table
+from .records import _claim, _note_source, _written_in, known_experiments, pack, run_table
 
 # %% ../nbs/evidence/90_sweeps.ipynb #639f75e2
 _CLOSES, _QUOTED = (
@@ -693,10 +693,10 @@ def _claims(notebook: ExperimentNotebook, runs: list, store: Store, again: list)
             return False
         found = store.find(name, key)
         if found is not None and found.about["checksum"] != before.get(key):
-            _release(lock)
+            _give_lock(lock)
             return True
         job.env["ROBUSTLIT_CLAIMED"] = key  # the notebook need not wait for the claim
-        return lambda: _release(lock)
+        return lambda: _give_lock(lock)
 
     return claim
 

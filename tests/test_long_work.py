@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,9 +22,10 @@ import torch
 from robustlit import files
 from robustlit.command import main
 from robustlit.experiments import experiment
-from robustlit.files import NotWritten, check_writable, write_atomically
+from robustlit.files import NotWritten, _give_lock, check_writable, write_atomically
+from robustlit.models import load_or_train
 from robustlit.plots import save_figure
-from robustlit.records import _claim, _release, adopt, recorded, records
+from robustlit.records import _claim, adopt, recorded, records
 from robustlit.store import Store
 from robustlit.sweeps import _claims, _job, open_notebook, plan
 from robustlit.training import save_atomically
@@ -332,7 +334,7 @@ def test_a_claim_is_put_back_until_it_is_free(frail, places):
     claim, job = _claims(notebook, runs, store, []), _job(notebook, runs[0], store, 1)
     lock = _claim(store, "local/frail", runs[0].key)
     assert claim(job) is False and "ROBUSTLIT_CLAIMED" not in job.env
-    _release(lock)
+    _give_lock(lock)
     free = claim(job)
     assert job.env["ROBUSTLIT_CLAIMED"] == runs[0].key and claim(job) is False
     free()
@@ -361,3 +363,34 @@ def test_a_sweep_that_is_killed_as_it_begins_leaves_no_orphan(kind, frail, place
 def test_a_process_without_its_parent_ends():
     code = "import time\nfrom robustlit.execution import _follow\n_follow(1)\ntime.sleep(60)"
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_that_two_runs_need_is_trained_once(places, capsys, fails):
+    path, trained, met = places / "networks" / "a.pt", [], threading.Event()
+
+    def train(model):
+        trained.append(model)
+        if len(trained) == 1:
+            assert met.wait(30)
+            if fails:
+                raise FloatingPointError("the first one")
+        torch.nn.init.constant_(model.weight, 7.0)
+
+    def run(model):
+        try:
+            load_or_train(model, train, path)
+        except FloatingPointError:
+            pass
+
+    models = [torch.nn.Linear(2, 2) for _ in range(2)]
+    first, second = (threading.Thread(target=run, args=[m]) for m in models)
+    first.start()
+    until(lambda: trained)
+    second.start()
+    said = []
+    until(lambda: said.append(capsys.readouterr().out) or "waiting for it" in "".join(said))
+    met.set()
+    first.join(), second.join()
+    assert len(trained) == 1 + fails and float(models[1].weight.mean()) == 7
+    assert [p.name for p in path.parent.iterdir()] == ["a.pt"]
