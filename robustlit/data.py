@@ -22,6 +22,8 @@ from torch import Tensor
 from robustlit.checks import (
     Count,
     Device,
+    Labels,
+    Pixels,
     Seed,
     at_least,
     between,
@@ -106,20 +108,22 @@ class Dataset:
     def shape(self) -> tuple:
         return tuple(self.x_train.shape[1:])
 
-    def to(self, device) -> "Dataset":
+    def to(
+        self,
+        device: Device,  # A torch device such as "cpu", "cuda", "cuda:1", "mps"
+    ) -> "Dataset":
         "The same dataset with its tensors on `device`."
         names = [f"{a}_{part}" for part in ("train", "valid", "test") for a in "xy"]
         return replace(self, **{n: getattr(self, n).to(device) for n in names})
 
     def subset(
         self,
-        n_train: int | None = None,  # Training images to keep, at least one a class; all if None
-        n_test: int | None = None,  # Test images
-        n_valid: int | None = None,  # Validation images
-        seed: int = 0,  # Which ones
+        n_train: Count | None = None,  # Training images to keep, at least one a class; all if None
+        n_test: Count | None = None,  # Test images
+        n_valid: Count | None = None,  # Validation images
+        seed: Seed = 0,  # Which ones
     ) -> "Dataset":
         "A smaller dataset, stratified by class; `ValueError` for more images than there are or fewer than classes."
-        check_int(seed, "seed", 0)
         return replace(self, **_parts_of(self, dict(train=n_train, valid=n_valid, test=n_test), seed))
 
     def __repr__(self):
@@ -149,7 +153,6 @@ def _choose(x, y, n, seed, name):
     "`n` images of `x` and their labels, all if `n` is None; no class is lost."
     if n is None:
         return x, y
-    check_int(n, name, 1)
     if n > len(y):
         raise ValueError(f"`{name}` must be at most {len(y):,}, the number of images there are, got {n:,}")
     present = len(y.unique())
@@ -193,8 +196,8 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,  # Images, uint8 (n, channels, height, width)
-        y: Tensor,  # Labels, int64 (n,)
+        x: Pixels,  # Images, uint8 (n, channels, height, width)
+        y: Labels,  # Labels, int64 (n,)
         batch_size: Count = 100,  # Images in a batch
         shuffle: bool = True,  # A new order in every pass
         generator: torch.Generator | None = None,  # Where the order comes from; the global one if None
@@ -202,8 +205,8 @@ class Batches:
         augment: Callable | None = None,  # From a float batch to a float batch, before the permutation
         drop_last: bool = False,  # Leave out a last batch that is not full
     ):
-        self.x, self.y = check_bytes(x, "x"), check_labels(y, len(x))
-        self.batch_size = check_int(batch_size, "batch_size", 1)
+        self.x, self.y = x, y
+        self.batch_size = batch_size
         self.shuffle, self.generator, self.augment, self.drop_last = shuffle, generator, augment, drop_last
         if y.device != x.device:
             raise ValueError(f"`y` must be on the device of `x`, {x.device}, got {y.device}")

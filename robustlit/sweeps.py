@@ -32,7 +32,7 @@ import threading
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import joblib
@@ -224,7 +224,8 @@ def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to t
 def _own_notebooks() -> dict:  # From a name such as 'local/coin' to the notebook's path
     "The notebooks outside the package whose experiments have records in this project."
     store = Store()
-    names = [p.parent.relative_to(store.runs).as_posix() for p in store.runs.glob("*/*/.home.json")]
+    names = {p.parent.relative_to(store.runs).as_posix() for p in store.runs.glob("*/*/.home.json")}
+    names |= {f"{p.parent.name}/{p.name.partition('.')[0]}" for p in store.results.glob("*/*.home.json")}
     found = {name: _written_in(store, name, "notebook") for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None and path.is_file()}
 
@@ -267,6 +268,7 @@ def _suggested(which: str, known: dict) -> str:
     return f"{hint}Known: {', '.join(known) or 'none'}"
 
 # %% ../nbs/evidence/90_sweeps.ipynb #df0a8851
+@checked
 @dataclasses.dataclass(frozen=True)
 class ExperimentNotebook:
     "A notebook, the experiment that it runs, and the parameters that it lets one set."
@@ -283,7 +285,7 @@ class ExperimentNotebook:
         default = self.defaults.get(name)
         return str if isinstance(default, str) else None
 
-    def refuse_unknown(self, names):
+    def refuse_unknown(self, names: Iterable[str]):
         "`TypeError` for the first of `names` that the `parameters` cell does not have."
         for name in names:
             if name not in self.defaults:
