@@ -741,7 +741,7 @@ def _on_cpu(generator, name):
 
 
 def _is_here(device, name):
-    check_choice(str(device), ["auto", *devices()], name)
+    check_choice(str(device), devices(), name)
 
 # %% ../nbs/learning/00_checks.ipynb #b41be335
 _TENSORS = ("Images", "Pixels", "Labels", "Batch", "Logits", "PerImage", "Generator", "CPUGenerator", "Device")
@@ -764,7 +764,7 @@ def __getattr__(name: str):
         PerImage=Annotated[torch.Tensor, shaped("n")],
         Generator=Annotated[torch.Generator, "on any device"],
         CPUGenerator=Annotated[torch.Generator, check_with(_on_cpu)],
-        Device=Annotated[str | torch.device, check_with(_is_here, "gpu", "cuda:99")],
+        Device=Annotated[str | torch.device, check_with(_is_here, "gpu", "auto", "cuda:99")],
     )
     globals().update(found)
     return found[name]

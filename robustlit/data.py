@@ -49,7 +49,7 @@ def _moments(x):
     if not len(x):
         return (0.0,) * x.shape[1], (1.0,) * x.shape[1]
     total = square = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(500):
+    for part in x.split(min(500, 2**27 // max(1, x[0].numel()) + 1)):
         part = part.float()
         total = total + part.sum((2, 3)).sum(0, dtype=torch.float64)
         square = square + part.square_().sum((2, 3)).sum(0, dtype=torch.float64)
@@ -289,18 +289,19 @@ def _split(x, y, n, seed):
     return (x[~out], y[~out]), (x[out], y[out])
 
 # %% ../nbs/learning/10_data.ipynb #c1d365da
-def _resized(x, size):
-    "Square images of side `size`, cut to their middle and resized like pictures."
-    h, w = x.shape[2:]
+def _resized(x, size, at):
+    "The images `at` as squares of side `size`, cut to their middle and resized like pictures, a few at a time."
+    (c, h, w), n = x.shape[1:], len(at)
     if size is None or (h, w) == (size, size):
-        return x
+        return x if n == len(x) else x[at]
     s = min(h, w)
-    _refuse_too_much(len(x) * x.shape[1] * size**2, f"{len(x):,} images of {x.shape[1]}x{size}x{size}")
+    _refuse_too_much(n * c * size**2, f"{n:,} images of {c}x{size}x{size}")
     x = x[..., (h - s) // 2 : (h - s) // 2 + s, (w - s) // 2 : (w - s) // 2 + s]
-    out = torch.empty(len(x), x.shape[1], size, size, dtype=torch.uint8)
-    for a, b in zip(x.split(200), out.split(200)):
-        if len(a):
-            b.copy_(F.interpolate(a.float(), (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
+    out, few = torch.empty(n, c, size, size, dtype=torch.uint8), min(200, 2**25 // (c * s * s + 1) + 1)
+    for rows, b in zip(at.split(few), out.split(few)):
+        if len(rows):
+            a = x[rows].float()
+            b.copy_(F.interpolate(a, (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
     return out
 
 # %% ../nbs/learning/10_data.ipynb #e904f921
@@ -345,8 +346,7 @@ def _dataset(name, arrays, size, plan):
     parts = {}
     for part, (source, at) in chosen.items():
         x, y = t[f"x_{source}"], t[f"y_{source}"]
-        x, y = (x, y) if len(at) == len(x) else (x[at], y[at])
-        parts |= {f"x_{part}": _resized(x, size), f"y_{part}": y}
+        parts |= {f"x_{part}": _resized(x, size, at), f"y_{part}": y if len(at) == len(y) else y[at]}
     return Dataset(name, **parts, classes=classes)
 
 # %% ../nbs/learning/10_data.ipynb #c4f1a842

@@ -21,7 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attacks import AttackName, attack_images
-from .checks import Batch, Count, Eps, Images, Labels, Seed, Share, at_least, checked, or_infinite, with_columns
+from robustlit.checks import (
+    Batch,
+    Count,
+    Eps,
+    Images,
+    Labels,
+    Seed,
+    Share,
+    at_least,
+    checked,
+    or_infinite,
+    with_columns,
+)
 from .cost import PassBar
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities

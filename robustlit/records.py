@@ -218,7 +218,9 @@ def _refuse_anothers(exp: Experiment, store: Store):
 def _refuse_two(name: str, mine: Path | None, theirs: Path | None):
     if mine is None or theirs is None or mine.resolve() == theirs.resolve():
         return
-    beside = mine.resolve().parent == theirs.resolve().parent and mine.suffix != theirs.suffix  # a module and its notebook
+    beside = (
+        mine.resolve().parent == theirs.resolve().parent and mine.suffix != theirs.suffix
+    )  # a module and its notebook
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if not beside and f"def {name.partition('/')[2]}(" in theirs.read_text(encoding="utf-8"):
             raise ValueError(

@@ -80,6 +80,14 @@ def _split(text: str) -> list:
         raise ValueError(f"`{text}` must close its {open_ones[-1]}, or stand in quotes if it is a text")
     return [*parts, text[start:].strip()]
 
+
+def _parts(text: str) -> list:
+    "The values that commas part; the last may have a comma behind it."
+    *parts, last = _split(text)
+    if "" in parts and (last or any(parts)):
+        raise ValueError(f"`{text}` must have a value between two commas; null is the profile's choice")
+    return [*parts, last] if last else [p for p in parts if p]
+
 # %% ../nbs/evidence/90_sweeps.ipynb #c6b6236a
 def _kinds(annotation) -> set:
     "The types that an annotation allows, without None; empty where it says nothing."
@@ -144,8 +152,10 @@ def parse_value(
         return None
     if kinds == {str}:
         return text
+    if not text:
+        raise ValueError("there is no value, as where a variable of the shell is empty; None is the profile's choice")
     if text[:1] in ("[", "(") and text[-1:] == _CLOSES[text[0]]:
-        return [parse_value(part, _of_items(annotation)) for part in _split(text[1:-1]) if part]
+        return [parse_value(part, _of_items(annotation)) for part in _parts(text[1:-1])]
     if text[:1] == "{" and (kinds or text[-1:] == "}"):
         return _unquoted(text, dict)
     if text[:1] in _CLOSES:
@@ -188,17 +198,15 @@ def parse_grid(
     annotation=None,  # Of the parameter that is set; None where nothing is known of it
 ) -> list:  # The values in order
     "The values of one grid axis."
-    parts, values = _split(text), []
-    if not any(parts):
+    parts, values = _parts(text), []
+    if not parts:
         raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5 or 0:10:2")
-    for part in parts[: -1 if not parts[-1] else None]:
+    for part in parts:
         ends = None if _kinds(annotation) == {str} else re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part)
         if ends:
             values += (found := range(int(ends[1]), int(ends[2]), int(ends[3] or 1)))
             if not found:
                 raise ValueError(f"`{part}` holds no value: a range counts up and leaves its end out, as 0:5 or 0:10:2")
-        elif not part:
-            raise ValueError(f"`{text}` must have a value between two commas; null is the profile's choice")
         else:
             _ask_about(part) if _kinds(annotation) != {str} else None
             values.append(parse_value(part, annotation))
@@ -915,6 +923,7 @@ def _status(args) -> int:
 # %% ../nbs/evidence/90_sweeps.ipynb #a19f022c
 def _pack(args) -> int:
     store = Store()
+    _own_experiments()  # so that their short names are known, and which of their runs are smoke
     for name in args.experiment or [n for n in store.names() if store.run_paths(n)]:
         try:
             path = pack(name, store, args.smoke)

@@ -39,9 +39,12 @@ def set_seed(
     return torch.Generator().manual_seed(seed)
 
 # %% ../nbs/learning/30_training.ipynb #598e3a27
+_Picked = Device | Annotated[str, one_of(("auto",))]
+
+
 @checked
 def pick_device(
-    name: Device | Annotated[str, one_of(("auto",))] = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
+    name: _Picked = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:  # Where to work
     "The accelerator if there is one, else the CPU; `ValueError` for a device that this machine lacks."
     here = devices()

@@ -175,6 +175,23 @@ def test_a_grid_that_is_not_closed_is_refused(text):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("text", ["[0,,1]", "[,1]", "[[1],,]", "(1,,)"])
+def test_a_list_without_a_value_between_two_commas_is_refused(text):
+    for parse in (parse_value, parse_grid):
+        with pytest.raises(ValueError, match="must have a value between two commas"):
+            parse(text)
+    assert parse_value("[]") == [] and parse_value("[0,1,]") == [0, 1]
+
+
+@pytest.mark.parametrize("annotation", [None, float, int | None, bool, list[int]])
+def test_no_value_is_not_the_profiles_choice(annotation):
+    "As where the shell fills in a variable that is not set; a text may be empty."
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match="there is no value, .*; None is the profile's choice"):
+            parse_value(text, annotation)
+    assert parse_value("", str) == "" and parse_value("None", annotation) is None
+
+
 @pytest.mark.parametrize(
     "words, complaint",
     [
