@@ -142,9 +142,12 @@ class _Files:
         return self.members[name].file_size if self.zip else (self.path / name).stat().st_size
 
     def open(self, name):
-        "A file to read from; of what a zip packs no more is unpacked than is read."
+        "A file to read from; of a large member of a zip no more is unpacked than is read."
         _refuse_too_much(self.size(name), f"the file {self.where(name)}")
-        return self.zip.open(self.members[name]) if self.zip else open(self.path / name, "rb")
+        if self.zip is None:
+            return open(self.path / name, "rb")
+        member = self.members[name]  # one that is read whole is held against its checksum
+        return self.zip.open(member) if member.file_size > _LARGE else io.BytesIO(self.zip.read(member))
 
     def read(self, name):
         with self.open(name) as f:
