@@ -40,6 +40,7 @@ from robustlit.checks import (
     check_labels,
     checked,
     one_of,
+    with_keys,
 )
 from .digest import Table
 from .evaluation import check_model
@@ -114,12 +115,12 @@ class LearningRate(Paced):
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #b5575c56
+@checked
 class AdversarialTraining(Paced):
     "Train on the worst images that an attack finds around each batch, in place of the batch (Madry et al. 2018)."
 
     order = 20
 
-    @checked
     def __init__(
         self,
         eps: NotNegative,  # Radius, in pixel units
@@ -138,7 +139,7 @@ class AdversarialTraining(Paced):
         "How far the images of this batch may move."
         return self.eps * min(1.0, self.progress(learn) / self.warmup) if self.warmup else self.eps
 
-    def attacked(self, learn, x: Tensor, y: Tensor) -> Tensor:
+    def attacked(self, learn, x: Images, y: Labels) -> Tensor:
         "The worst images around `x`."
         self.now = self.radius(learn)
         return attack_images(learn.model, x, y, self.now, self.attack, mode=self.mode, **self.rules).x
@@ -160,7 +161,7 @@ class AdversarialTraining(Paced):
     def state_dict(self) -> dict:
         return {k: getattr(self.attack, k, None) for k in ("step_size", "relative_step")}
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("step_size", "relative_step")]):
         for name, value in state.items():
             if hasattr(self.attack, name):
                 setattr(self.attack, name, value)
@@ -253,10 +254,10 @@ class OverfittingMonitor(_Watched):
             )
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #c56fe9bd
+@checked
 class FastTraining(AdversarialTraining):
     "Train on one step of FGSM from a random start, watched for catastrophic overfitting (Wong, Rice & Kolter 2020)."
 
-    @checked
     def __init__(
         self,
         eps: Eps,  # Radius, in pixel units
@@ -288,7 +289,7 @@ class FastTraining(AdversarialTraining):
     def state_dict(self) -> dict:
         return super().state_dict() | dict(monitor=self.monitor.state_dict())
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("step_size", "relative_step", "monitor")]):
         super().load_state_dict(state)
         self.monitor.load_state_dict(state["monitor"])
 
@@ -312,12 +313,12 @@ class Replayed:
         return (batch for batch in self.batches for _ in range(self.replays))
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #9bb9653e
+@checked
 class FreeTraining(Paced):
     "Let the perturbation of a replayed batch take a step whenever the weights do (Shafahi et al. 2019)."
 
     order = 20
 
-    @checked
     def __init__(
         self,
         eps: Eps,  # Radius, in pixel units
@@ -347,7 +348,7 @@ class FreeTraining(Paced):
     def state_dict(self) -> dict:
         return dict(delta=self.delta)
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("delta")]):
         self.delta = state["delta"]
 
 # %% ../nbs/learning/60_adversarial_training.ipynb #8ed821ae

@@ -101,10 +101,10 @@ Norm = Annotated[str, one_of(("linf", "l2"))]
 Radius = Annotated[float, at_least(0), or_infinite]
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #9a2e592e
+@checked
 class Ball:
     "All images within `eps` of each image of a batch."
 
-    @checked
     def __init__(
         self,
         x: Batch,  # Clean images (n, c, h, w)
@@ -127,7 +127,10 @@ class Ball:
         "The highest."
         return (self.x + self.eps).clamp_(max=1) if self.clip else self.x + self.eps
 
-    def project(self, a: Tensor) -> Tensor:
+    def project(
+        self,
+        a: Batch,  # Images (n, c, h, w), anywhere
+    ) -> Tensor:
         "The nearest allowed images."
         if self.norm == "linf":
             return torch.clamp(a, self.lo, self.hi)
@@ -135,15 +138,23 @@ class Ball:
         a = move.mul_((self.eps / _length(move).clamp_(min=TINY)).clamp_(max=1)).add_(self.x)
         return a.clamp_(0, 1) if self.clip else a
 
-    def direction(self, g: Tensor) -> Tensor:
+    def direction(
+        self,
+        g: Batch,  # Gradients (n, c, h, w)
+    ) -> Tensor:
         "The steepest move of length one: signs in `linf`, the unit vector in `l2`, no move where `g` is zero."
         if self.norm == "linf":
             return g.sign()
         g = g / g.abs().amax((1, 2, 3), keepdim=True).clamp_(min=torch.finfo(g.dtype).tiny)
         return g.div_(_length(g).clamp_(min=TINY))
 
-    def step(self, a: Tensor, g: Tensor, size) -> Tensor:
-        "From `a` a move of length `size` (a number, or one for each image) along `g`, put back; overwrites `g`."
+    def step(
+        self,
+        a: Batch,  # Images (n, c, h, w)
+        g: Batch,  # Gradients (n, c, h, w)
+        size: float | Tensor,  # Of the move, in pixel units; a number, or one for each image
+    ) -> Tensor:
+        "From `a` a move of length `size` along `g`, put back; overwrites `g`."
         if self.norm == "l2":
             return self.project(self.direction(g).mul_(size).add_(a))
         a, inside = g.sign_().mul_(size).add_(a), a is self.x and isinstance(size, float) and size <= self.eps
@@ -197,10 +208,10 @@ def random_start(
     return ball.project(v.mul_(ball.eps * radius / _length(v)).to(ball.x.dtype).add_(ball.x))
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #0f60bd11
+@checked
 class Oracle:
     "Logits and input gradients of a network, averaged over `eot` draws."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
@@ -224,7 +235,7 @@ class Oracle:
         with torch.no_grad():
             return sum((self.forward(a) for _ in range(self.eot - 1)), self.forward(a)) / self.eot
 
-    def gradient(self, a: Tensor, y: Tensor, loss, target=None) -> tuple:
+    def gradient(self, a: Tensor, y: Tensor, loss: LossName, target: Tensor | None = None) -> tuple:
         "Mean gradient of the loss at `a`, mean logits and mean loss of each image."
         draws = [self._gradient(a.detach(), y, loss, target) for _ in range(self.eot)]
         return draws[0] if self.eot == 1 else tuple(torch.stack(part).mean(0) for part in zip(*draws))
@@ -248,6 +259,7 @@ class Oracle:
         return torch.zeros_like(a) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #67005bb7
+@checked
 class State(SimpleNamespace):
     "What an attack knows of the images that it is still working on, one row each."
 
@@ -290,10 +302,10 @@ def _clean_gradient(threat, i: Tensor, loss) -> tuple:
     return tuple(v[i] for v in threat.kept[loss])
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #61e84b8e
+@checked
 class Threat:
     "A network under attack: the images, what breaking them means, and how it is tried."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
@@ -335,7 +347,7 @@ class Threat:
         "What a search without gradients makes small: the margin, or how far the target is from winning."
         return margin_of(logits, self.y[i]) if self.target is None else -margin_of(logits, self.target[i])
 
-    def gradient(self, s: State, loss) -> tuple:
+    def gradient(self, s: State, loss: LossName) -> tuple:
         "Gradient, logits and loss where the state stands."
         kept = self.share and s.a is s.ball.x and s.target is None
         return _clean_gradient(self, s.i, loss) if kept else self.oracle.gradient(s.a, s.y, loss, s.target)
@@ -359,10 +371,10 @@ def _worst(search, i: Tensor, logits: Tensor) -> tuple:
     return best, search.logits.index_copy(0, i[better], logits[better])
 
 # %% ../nbs/robustness/08_attack_engine.ipynb #8faa4de3
+@checked
 class Search:
     "A threat at one `eps`: what was found and what it cost."
 
-    @checked
     def __init__(
         self,
         threat: Threat,  # What is tried
@@ -378,13 +390,13 @@ class Search:
         s.queries += self.threat.oracle.eot
         return self.threat.oracle.logits(a)
 
-    def gradient(self, s: State, loss):
+    def gradient(self, s: State, loss: LossName):
         "Set the state's gradient `g`, `logits` and `value` where it stands."
         s.gradients += self.threat.oracle.eot
         s.queries += self.threat.oracle.eot
         s.g, s.logits, s.value = self.threat.gradient(s, loss)
 
-    def record(self, s: State, rows=slice(None)):
+    def record(self, s: State, rows: Tensor | slice = slice(None)):
         "Note where these rows stand and what they cost."
         i = s.i[rows]
         if len(i) == len(self.found):

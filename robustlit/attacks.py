@@ -52,10 +52,10 @@ _all_ = ["TINY", "LOSSES", "STRIDE", "LossName", "Norm", "Radius", "margin_of", 
 _all_ += ["random_start", "Oracle", "State", "Attacked", "Threat", "Search", "worst_images", "ModelMode", "untouched"]
 
 # %% ../nbs/robustness/10_attacks.ipynb #a85f1a00
+@checked
 class PGD:
     "Walk uphill on the loss, projecting after every step."
 
-    @checked
     def __init__(
         self,
         steps: Count = 40,  # Gradients to take
@@ -132,6 +132,7 @@ def apgd_checkpoints(
     return [w for w in dict.fromkeys(out) if w > 0]
 
 # %% ../nbs/robustness/10_attacks.ipynb #347a4ee0
+@checked
 class AdaptiveStep:
     "A step size for each image that halves when its search swings or stands still."
 
@@ -165,10 +166,10 @@ class AdaptiveStep:
 _Rounds = Annotated[int, at_least(0)]
 
 
+@checked
 class APGD(AdaptiveStep):
     "PGD that finds its own step size, image by image."
 
-    @checked
     def __init__(
         self,
         steps: Count = 100,  # Gradients to take
@@ -240,13 +241,13 @@ def _share(p: float, spent: int) -> float:
     return p / 2 ** sum(spent > q for q in HALVINGS)
 
 # %% ../nbs/robustness/10_attacks.ipynb #b3676007
+@checked
 class Square:
     "Random squares at the edge of the ball, kept while the margin falls; no gradients."
 
     norms, from_clean = ("linf",), False
     draws = 2  # Uniform numbers a query, beside one a channel
 
-    @checked
     def __init__(
         self,
         queries: Annotated[int, at_least(2)] = 1000,  # Forward passes an image may cost, the verdict's included
@@ -291,6 +292,7 @@ class Square:
         search.record(s)
 
 # %% ../nbs/robustness/10_attacks.ipynb #49930844
+@checked
 class RandomSign:
     "Every pixel up or down by `eps` (in `l2`: a random corner direction of length `eps`)."
 
@@ -301,6 +303,7 @@ class RandomSign:
         search.record(s)
 
 # %% ../nbs/robustness/10_attacks.ipynb #efeddb72
+@checked
 class UniformNoise:
     "A place in the ball drawn uniformly."
 
@@ -328,10 +331,10 @@ class MeanLogits(nn.Module):
 _Surrogates = nn.Module | Annotated[Collection[nn.Module], not_empty]
 
 
+@checked
 class Transfer:
     "Images made on surrogates, shown to the network."
 
-    @checked
     def __init__(
         self,
         surrogates: _Surrogates,  # A network or several
@@ -359,10 +362,10 @@ class Transfer:
 _Version = Annotated[str, one_of(("standard", "plus", "rand"))]
 
 
+@checked
 class AutoAttack:
     "AutoAttack as torchattacks ships it; `ImportError` with the command that installs it."
 
-    @checked
     def __init__(
         self,
         version: _Version = "standard",  # "standard", "plus" or "rand" (for networks that are random)

@@ -7,9 +7,9 @@ Docs: https://robustlit.github.io/robustlit/learning/checks.html.md"""
 # %% auto #0
 __all__ = ['not_empty', 'or_infinite', 'existing', 'Count', 'Seed', 'Share', 'NotNegative', 'Counts', 'F', 'Eps', 'nearest',
            'check_choice', 'Spec', 'check_with', 'at_least', 'at_most', 'between', 'above', 'below', 'one_of',
-           'with_columns', 'shaped', 'column_of', 'Check', 'check_of', 'checks_of', 'checked', 'check_values',
-           'bad_values', 'check_number', 'check_int', 'check_eps', 'rounding', 'check_images', 'check_labels',
-           'check_bytes', 'devices']
+           'with_columns', 'with_keys', 'shaped', 'column_of', 'Check', 'check_of', 'checks_of', 'checked',
+           'check_values', 'bad_values', 'check_number', 'check_int', 'check_eps', 'rounding', 'check_images',
+           'check_labels', 'check_bytes', 'devices']
 
 # %% ../nbs/learning/00_checks.ipynb #4912a8a3
 import difflib
@@ -144,6 +144,18 @@ def with_columns(
 
     text = ", ".join([*map(repr, names), *["empty=True"] * empty])
     return Spec(f"with_columns({text})", "", look, raises=True)
+
+# %% ../nbs/learning/00_checks.ipynb #9b1e62ef
+def with_keys(
+    *names: str,  # Of entries
+) -> Spec:  # For the annotation of a dict
+    "A dict with these keys, at least."
+
+    def look(given, name):
+        if lacking := [k for k in names if k not in given]:
+            raise ValueError(f"`{name}` must have the keys {', '.join(names)}, lacks {', '.join(lacking)}")
+
+    return Spec(f"with_keys({', '.join(map(repr, names))})", "", look, ({},), raises=True)
 
 # %% ../nbs/learning/00_checks.ipynb #5be25065
 def _exists(path, name):
@@ -444,6 +456,13 @@ def _plan(fn: Callable) -> tuple:
     others = next(((p.name, checks[p.name]) for p in kinds if p.kind is p.VAR_POSITIONAL and checks[p.name]), None)
     return places, by_name, others, next((checks[p.name] for p in kinds if p.kind is p.VAR_KEYWORD), None)
 
+# %% ../nbs/learning/00_checks.ipynb #431e3862
+def _public_methods(cls: type) -> dict:
+    "The methods of a class whose arguments are checked, by their names."
+    public = lambda name: name in ("__init__", "__call__") or not (name.startswith("_") or name == "forward")
+    says = lambda method: inspect.isfunction(method) and {*method.__annotations__} - {"return"}
+    return {name: method for name, method in vars(cls).items() if public(name) and says(method)}
+
 # %% ../nbs/learning/00_checks.ipynb #b863237d
 def _bare(annotation):
     "An annotation without its specs, for the signature that documentation shows."
@@ -466,12 +485,12 @@ F = typing.TypeVar("F", bound=Callable)
 
 
 def checked(
-    fn: F,  # A function, a method, or a class whose making is checked
+    fn: F,  # A function, or a class whose making and public methods are checked
 ) -> F:  # The same, checking its arguments
     "Refuse a bad argument before anything runs: `TypeError` for a wrong kind, `ValueError` for a wrong value."
     if isinstance(fn, type):
-        cls = typing.cast(Any, fn)
-        cls.__init__ = checked(cls.__init__)
+        for name, method in _public_methods(fn).items():
+            setattr(fn, name, checked(method))
         return fn
     plan = together = None
     defaults = {p.name: p.default for p in inspect.signature(fn).parameters.values() if p.default is not p.empty}
@@ -722,7 +741,7 @@ def _on_cpu(generator, name):
 
 
 def _is_here(device, name):
-    check_choice(str(device), ["auto", *devices()], name)
+    check_choice(str(device), devices(), name)
 
 # %% ../nbs/learning/00_checks.ipynb #b41be335
 _TENSORS = ("Images", "Pixels", "Labels", "Batch", "Logits", "PerImage", "Generator", "CPUGenerator", "Device")
@@ -745,7 +764,7 @@ def __getattr__(name: str):
         PerImage=Annotated[torch.Tensor, shaped("n")],
         Generator=Annotated[torch.Generator, "on any device"],
         CPUGenerator=Annotated[torch.Generator, check_with(_on_cpu)],
-        Device=Annotated[str | torch.device, check_with(_is_here, "gpu", "cuda:99")],
+        Device=Annotated[str | torch.device, check_with(_is_here, "gpu", "auto", "cuda:99")],
     )
     globals().update(found)
     return found[name]

@@ -158,17 +158,24 @@ class Claim:
     amended: str = ""  # What was changed in the condition after records existed, and why
     beside: dict = field(default_factory=dict)  # Other records to look at: name -> (experiment, profile, parameters)
 
-    def __call__(self, rows: pd.DataFrame, scale: str = "paper", beside: dict | None = None) -> Finding:
+    def __call__(self, rows: pd.DataFrame, scale: _Scale = "paper", beside: dict | None = None) -> Finding:
         if not self.beside:
             return self.check(rows, scale)
         return self.check(rows, scale, dict.fromkeys(self.beside, pd.DataFrame()) | (beside or {}))
 
-    def runs(self, scale: str = "paper") -> dict:
+    def runs(
+        self,
+        scale: _Scale = "paper",  # "paper" or "cpu"
+    ) -> dict:
         "Parameters of the runs that count at this scale."
-        small = check_choice(scale, SCALES, "scale") == "cpu" and self.where_cpu is not None
+        small = scale == "cpu" and self.where_cpu is not None
         return self.where_cpu if small else self.where
 
-    def command(self, scale: str = "paper", seeds: int = 0) -> str:
+    def command(
+        self,
+        scale: _Scale = "paper",  # "paper" or "cpu"
+        seeds: Annotated[int, at_least(0)] = 0,  # How many
+    ) -> str:
         "What to type to make the records that the verdict needs, of as many seeds or the fewest that count; None, the profile's choice, is left out."
         asked = {k: _values(v) for k, v in self.runs(scale).items() if v is not None}
         grid = [f"-g {k} {shlex.quote(','.join(map(_word, v)))}" for k, v in asked.items()]

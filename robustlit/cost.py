@@ -86,10 +86,10 @@ def said_beforehand(
 LONG = 30.0
 
 
+@checked
 class PassBar:
     "A progress bar that counts a network's passes, part by part."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # Whose calls are counted
@@ -107,7 +107,7 @@ class PassBar:
     def part(
         self,
         name: str,  # Is shown beside the bar
-        passes: float,  # An image, as planned
+        passes: NotNegative,  # An image, as planned
     ):
         "A `with` block in which this part runs."
         end = self.done + round(passes * self.images)

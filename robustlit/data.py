@@ -22,6 +22,8 @@ from torch import Tensor
 from robustlit.checks import (
     Count,
     Device,
+    Labels,
+    Pixels,
     Seed,
     at_least,
     between,
@@ -47,7 +49,7 @@ def _moments(x):
     if not len(x):
         return (0.0,) * x.shape[1], (1.0,) * x.shape[1]
     total = square = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-    for part in x.split(500):
+    for part in x.split(min(500, 2**27 // max(1, x[0].numel()) + 1)):
         part = part.float()
         total = total + part.sum((2, 3)).sum(0, dtype=torch.float64)
         square = square + part.square_().sum((2, 3)).sum(0, dtype=torch.float64)
@@ -106,20 +108,22 @@ class Dataset:
     def shape(self) -> tuple:
         return tuple(self.x_train.shape[1:])
 
-    def to(self, device) -> "Dataset":
+    def to(
+        self,
+        device: Device,  # A torch device such as "cpu", "cuda", "cuda:1", "mps"
+    ) -> "Dataset":
         "The same dataset with its tensors on `device`."
         names = [f"{a}_{part}" for part in ("train", "valid", "test") for a in "xy"]
         return replace(self, **{n: getattr(self, n).to(device) for n in names})
 
     def subset(
         self,
-        n_train: int | None = None,  # Training images to keep, at least one a class; all if None
-        n_test: int | None = None,  # Test images
-        n_valid: int | None = None,  # Validation images
-        seed: int = 0,  # Which ones
+        n_train: Count | None = None,  # Training images to keep, at least one a class; all if None
+        n_test: Count | None = None,  # Test images
+        n_valid: Count | None = None,  # Validation images
+        seed: Seed = 0,  # Which ones
     ) -> "Dataset":
         "A smaller dataset, stratified by class; `ValueError` for more images than there are or fewer than classes."
-        check_int(seed, "seed", 0)
         return replace(self, **_parts_of(self, dict(train=n_train, valid=n_valid, test=n_test), seed))
 
     def __repr__(self):
@@ -149,7 +153,6 @@ def _choose(x, y, n, seed, name):
     "`n` images of `x` and their labels, all if `n` is None; no class is lost."
     if n is None:
         return x, y
-    check_int(n, name, 1)
     if n > len(y):
         raise ValueError(f"`{name}` must be at most {len(y):,}, the number of images there are, got {n:,}")
     present = len(y.unique())
@@ -193,8 +196,8 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,  # Images, uint8 (n, channels, height, width)
-        y: Tensor,  # Labels, int64 (n,)
+        x: Pixels,  # Images, uint8 (n, channels, height, width)
+        y: Labels,  # Labels, int64 (n,)
         batch_size: Count = 100,  # Images in a batch
         shuffle: bool = True,  # A new order in every pass
         generator: torch.Generator | None = None,  # Where the order comes from; the global one if None
@@ -202,8 +205,8 @@ class Batches:
         augment: Callable | None = None,  # From a float batch to a float batch, before the permutation
         drop_last: bool = False,  # Leave out a last batch that is not full
     ):
-        self.x, self.y = check_bytes(x, "x"), check_labels(y, len(x))
-        self.batch_size = check_int(batch_size, "batch_size", 1)
+        self.x, self.y = x, y
+        self.batch_size = batch_size
         self.shuffle, self.generator, self.augment, self.drop_last = shuffle, generator, augment, drop_last
         if y.device != x.device:
             raise ValueError(f"`y` must be on the device of `x`, {x.device}, got {y.device}")
@@ -286,18 +289,19 @@ def _split(x, y, n, seed):
     return (x[~out], y[~out]), (x[out], y[out])
 
 # %% ../nbs/learning/10_data.ipynb #c1d365da
-def _resized(x, size):
-    "Square images of side `size`, cut to their middle and resized like pictures."
-    h, w = x.shape[2:]
+def _resized(x, size, at):
+    "The images `at` as squares of side `size`, cut to their middle and resized like pictures, a few at a time."
+    (c, h, w), n = x.shape[1:], len(at)
     if size is None or (h, w) == (size, size):
-        return x
+        return x if n == len(x) else x[at]
     s = min(h, w)
-    _refuse_too_much(len(x) * x.shape[1] * size**2, f"{len(x):,} images of {x.shape[1]}x{size}x{size}")
+    _refuse_too_much(n * c * size**2, f"{n:,} images of {c}x{size}x{size}")
     x = x[..., (h - s) // 2 : (h - s) // 2 + s, (w - s) // 2 : (w - s) // 2 + s]
-    out = torch.empty(len(x), x.shape[1], size, size, dtype=torch.uint8)
-    for a, b in zip(x.split(200), out.split(200)):
-        if len(a):
-            b.copy_(F.interpolate(a.float(), (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
+    out, few = torch.empty(n, c, size, size, dtype=torch.uint8), min(200, 2**25 // (c * s * s + 1) + 1)
+    for rows, b in zip(at.split(few), out.split(few)):
+        if len(rows):
+            a = x[rows].float()
+            b.copy_(F.interpolate(a, (size, size), mode="bilinear", antialias=True).round_().clamp_(0, 255))
     return out
 
 # %% ../nbs/learning/10_data.ipynb #e904f921
@@ -342,8 +346,7 @@ def _dataset(name, arrays, size, plan):
     parts = {}
     for part, (source, at) in chosen.items():
         x, y = t[f"x_{source}"], t[f"y_{source}"]
-        x, y = (x, y) if len(at) == len(x) else (x[at], y[at])
-        parts |= {f"x_{part}": _resized(x, size), f"y_{part}": y}
+        parts |= {f"x_{part}": _resized(x, size, at), f"y_{part}": y if len(at) == len(y) else y[at]}
     return Dataset(name, **parts, classes=classes)
 
 # %% ../nbs/learning/10_data.ipynb #c4f1a842

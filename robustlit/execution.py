@@ -203,6 +203,7 @@ def _serve(parent: int):
             results.flush()
 
 
+@checked
 class Worker:
     "A process that executes jobs, as long as this process is there."
 

@@ -21,7 +21,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType
 
@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 import robustlit
-from .checks import check_choice, check_int, check_of, check_values, nearest, one_of
+from .checks import check_choice, check_int, check_of, check_values, checked, nearest, one_of
 from .digest import remember
 
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
@@ -126,6 +126,7 @@ class _Called:
         return name if named else super().__reduce__()
 
 # %% ../nbs/evidence/20_experiments.ipynb #fca11046
+@checked
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment(_Called):
     "A function with a name, a version and profiles; it is called as the function is."
@@ -153,25 +154,29 @@ class Experiment(_Called):
     def parameters(self) -> dict:
         return dict(inspect.signature(self.function, eval_str=True).parameters)
 
-    def refuse_unknown(self, names):
+    def refuse_unknown(self, names: Iterable[str]):
         "`TypeError` for the first of `names` that is no parameter."
         for n in names:
             if n not in self.parameters:
                 raise TypeError(f"{self.name} has no parameter `{n}`; {nearest(n, list(self.parameters))}")
 
-    def rows_now(self, rows):
+    def rows_now(self, rows: "pd.DataFrame"):
         "The rows of a record, of whatever age, with the columns of today."
         return rows if self.upgrade is None else self.upgrade(rows)
 
-    def bind(self, profile: str = "smoke", given: dict | None = None) -> dict:
+    def bind(
+        self,
+        profile: str = "smoke",  # One of its own
+        given: Mapping | None = None,  # Parameter's name to value
+    ) -> dict:
         "Every parameter's canonical value: as given, else the profile's choice, else the function's default."
         return _bound(self, profile, given or {})
 
-    def key(self, bound: dict) -> str:
+    def key(self, bound: Mapping) -> str:
         "The name of the run with these canonical parameters: 16 hexadecimal digits."
         return _key(self.id, self.version, _named(self, bound))
 
-    def profile_of(self, bound: dict) -> str:
+    def profile_of(self, bound: Mapping) -> str:
         "The largest profile all of whose pinned parameters `bound` has, else 'custom'."
         return _size(self, {k: _text(v) for k, v in bound.items()})
 

@@ -113,10 +113,10 @@ class DIM:
         return total / oracle.eot
 
 # %% ../nbs/robustness/26_input_diversity.ipynb #2f449245
+@checked
 class TIM(DIM):
     "DIM whose gradient is smoothed, as if the image were shifted every way."
 
-    @checked
     def __init__(
         self,
         steps: Count = 10,  # Gradients to take

@@ -20,8 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attacks import attack_images
-from .checks import Count, Eps, Images, Labels, Seed, Share, at_least, checked, or_infinite, with_columns
+from .attacks import AttackName, attack_images
+from robustlit.checks import (
+    Batch,
+    Count,
+    Eps,
+    Images,
+    Labels,
+    Seed,
+    Share,
+    at_least,
+    checked,
+    or_infinite,
+    with_columns,
+)
 from .cost import PassBar
 from .digest import Table
 from .evaluation import correct, eval_mode, logits_of, look_like_probabilities
@@ -41,10 +53,10 @@ if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/robustness/60_masking.ipynb #72fdb197
+@checked
 class Subject:
     "The model under audit, its images, and every attack made on it so far."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # In eval mode
@@ -58,16 +70,30 @@ class Subject:
         self.made, self.clean = {}, logits_of(model, x)
         self.random, self.mixing = False, False  # whether answers differ from call to call, and with the batch
 
-    def right(self, x: Tensor, model: nn.Module | None = None) -> Tensor:
+    def right(
+        self,
+        x: Batch,  # Images (n, c, h, w), as many as there are labels
+        model: nn.Module | None = None,  # Another network that is asked
+    ) -> Tensor:  # (n,), from 0 to 1
         "Share of calls that give each image its label: one call, or ten if the answers are random."
         calls = [correct(logits_of(model or self.model, x), self.y) for _ in range(10 if self.random else 1)]
         return torch.stack(calls).float().mean(0)
 
-    def percent(self, x: Tensor, model: nn.Module | None = None) -> float:
+    def percent(
+        self,
+        x: Batch,  # Images (n, c, h, w), as many as there are labels
+        model: nn.Module | None = None,  # Another network that is asked
+    ) -> float:
         "Accuracy on these images."
         return 100 * self.right(x, model).mean().item()
 
-    def images(self, attack: str, eps: float | None = None, model: nn.Module | None = None, **options) -> Tensor:
+    def images(
+        self,
+        attack: AttackName,  # A name in `ATTACKS`
+        eps: Share | None = None,  # Radius, in pixel units; that of the audit if None
+        model: nn.Module | None = None,  # Another network that is attacked
+        **options,  # Of the attack, as `attack_images` takes them
+    ) -> Tensor:
         "What an attack makes of the images; nobody leaves early whose answer hangs on chance or on company."
         eps, made = self.eps if eps is None else eps, (attack, eps, model, *options.items())
         if made not in self.made:
@@ -76,11 +102,21 @@ class Subject:
             self.made[made] = attack_images(of, self.x, self.y, eps, attack, generator, **(usual | options)).x
         return self.made[made]
 
-    def left(self, attack: str, eps: float | None = None, **options) -> Tensor:
+    def left(
+        self,
+        attack: AttackName,  # A name in `ATTACKS`
+        eps: Share | None = None,  # Radius, in pixel units; that of the audit if None
+        **options,  # Of the attack
+    ) -> Tensor:
         "Which images are right under an attack."
         return self.right(self.images(attack, eps, **options))
 
-    def under(self, attack: str, eps: float | None = None, **options) -> float:
+    def under(
+        self,
+        attack: AttackName,  # A name in `ATTACKS`
+        eps: Share | None = None,  # Radius, in pixel units; that of the audit if None
+        **options,  # Of the attack
+    ) -> float:
         "Accuracy (percent) under an attack."
         return 100 * self.left(attack, eps, **options).mean().item()
 

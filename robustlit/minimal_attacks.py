@@ -130,10 +130,10 @@ _Look = Annotated[str, one_of(("current", "clean"))]
 _Positive = Annotated[float, at_least(TINY)]
 
 
+@checked
 class DeepFool:
     "Straight to the nearest of the linearised borders, again and again."
 
-    @checked
     def __init__(
         self,
         steps: Count = 100,  # Looks at the network
@@ -212,10 +212,10 @@ def _of_goal(z: Tensor, goal: Tensor, of: str) -> Tensor:
     return torch.cat([mine, z.sum(1, keepdim=True) - mine], 1)
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #a792dfa2
+@checked
 class JSMA:
     "One pixel at a time, the one of largest saliency."
 
-    @checked
     def __init__(
         self,
         theta: _Positive = 0.1,  # Change of a pixel in a step
@@ -286,10 +286,10 @@ def _given_up(s, t, kappa) -> bool:
     return not len(t.i)
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #65c08789
+@checked
 class CarliniWagner:
     "Distance plus `c` times the margin, made small by Adam; `c` by bisection."
 
-    @checked
     def __init__(
         self,
         steps: Count = 300,  # Gradients in a search
@@ -388,10 +388,10 @@ def _halve(search: Search, s: State, start: Tensor, far: Tensor):
     s.a = s.ball.x.lerp(start, _wide(s.high))
 
 # %% ../nbs/robustness/20_minimal_attacks.ipynb #f00b9231
+@checked
 class Boundary:
     "From a wrong image along the border towards the clean one, asking for answers only."
 
-    @checked
     def __init__(
         self,
         queries: int = 1000,  # Answers asked for, of each image

@@ -244,6 +244,7 @@ def to_plane(
     return v.sign().mul_(d.view_as(v))
 
 # %% ../nbs/robustness/22_minimum_norm.ipynb #dc4b7ce5
+@checked
 class ToBorder:
     "How FAB begins and makes a step."
 
@@ -321,10 +322,10 @@ class FAB(ToBorder):
         search.record(s)
 
 # %% ../nbs/robustness/22_minimum_norm.ipynb #8ca00801
+@checked
 class FABT(FAB):
     "FAB towards one class after the other, one gradient a step."
 
-    @checked
     def __init__(
         self,
         steps: Count = 100,  # Looks at the network, for each class

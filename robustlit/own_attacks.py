@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from .attacks import Ball, Search, State
-from .checks import Images, Labels, NotNegative, Seed, checked
+from .attack_engine import Ball, Radius, Search, State
+from .checks import Batch, Images, Labels, NotNegative, Seed, checked
 
 if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
@@ -71,12 +71,12 @@ def _secmlt(attack, model, x, y, eps):
 LIBRARIES = dict(torchattacks=_torchattacks, foolbox=_foolbox, secmlt=_secmlt)
 
 # %% ../nbs/robustness/28_own_attacks.ipynb #69e1f4ee
+@checked
 class OwnAttack:
     "An attack from outside, whose images are checked."
 
     from_clean = True
 
-    @checked
     def __init__(
         self,
         attack: Callable,  # (model, x, y, eps) to images, or an object of torchattacks, foolbox or secml-torch
@@ -85,7 +85,13 @@ class OwnAttack:
         self.attack, self.project = attack, project
         self.library = type(attack).__module__.split(".")[0]
 
-    def make(self, model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    def make(
+        self,
+        model: nn.Module,  # Images in [0, 1] to logits
+        x: Batch,  # Images (n, c, h, w)
+        y: Labels,  # Labels (n,)
+        eps: Radius,  # Radius, in pixel units
+    ) -> Tensor:  # (n, c, h, w)
         "The images, as the attack gives them."
         call = LIBRARIES.get(self.library, lambda attack, *about: attack(*about))
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng():

@@ -186,37 +186,69 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
     )
 
 # %% ../nbs/evidence/40_records.ipynb #3003fa02
-def _written_in(store: Store, name: str, what: str = "source") -> Path | None:
-    "The file in which an experiment that has records was written, or its 'notebook'; None where nobody noted it."
+def _homes(store: Store, name: str) -> list:
+    "Where it is noted whose the records are: beside the fresh ones, and beside the table."
+    return [store.runs / name / ".home.json", store.results / f"{name}.home.json"]
+
+
+def _folder_of(path: Path) -> Path:
+    "The `runs` or `results` from which such a note looks."
+    return path.parents[2 if path.name == ".home.json" else 1]
+
+
+def _noted(path: Path, what: str = "source") -> Path | None:
     try:
-        told = json.loads((store.runs / name / ".home.json").read_text(encoding="utf-8"))
-        return Path(os.path.normpath(store.runs / told[what])) if told.get(what) else None
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return Path(os.path.normpath(_folder_of(path) / told[what])) if told.get(what) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
+def _written_in(store: Store, name: str, what: str = "source") -> Path | None:
+    "The file in which an experiment that has records was written, or its 'notebook'; None where nobody noted it."
+    return next(filter(None, (_noted(path, what) for path in _homes(store, name))), None)
+
+# %% ../nbs/evidence/40_records.ipynb #79396349
 def _refuse_anothers(exp: Experiment, store: Store):
     "`ValueError` where the records of this name are those of another file, which is still there."
-    mine, theirs = _source_of(exp), _written_in(store, exp.name)
-    if mine is None or theirs is None or mine == theirs.resolve():
+    for path in _homes(store, exp.name):
+        _refuse_two(exp.name, _source_of(exp), _noted(path))
+
+
+def _refuse_two(name: str, mine: Path | None, theirs: Path | None):
+    if mine is None or theirs is None or mine.resolve() == theirs.resolve():
         return
-    beside = mine.parent == theirs.resolve().parent and mine.suffix != theirs.suffix  # a module and its notebook
+    beside = (
+        mine.resolve().parent == theirs.resolve().parent and mine.suffix != theirs.suffix
+    )  # a module and its notebook
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if not beside and f"def {exp.function.__name__}(" in theirs.read_text(encoding="utf-8"):
+        if not beside and f"def {name.partition('/')[2]}(" in theirs.read_text(encoding="utf-8"):
             raise ValueError(
-                f"{exp.name} has records of {theirs}, got {mine}: two experiments must not share records; "
+                f"{name} has records of {theirs}, got {mine}: two experiments must not share records; "
                 f"tell them apart, for example by @experiment(group={mine.parent.name!r}, ...)"
             )
 
 
-def _note_source(exp: Experiment, store: Store, notebook: Path | None = None):
-    "Leave word whose records these are, before the first is made."
-    files = dict(source=_source_of(exp), notebook=notebook or os.environ.get("ROBUSTLIT_NOTEBOOK"))
-    told = {k: os.path.relpath(Path(v).resolve(), store.runs.resolve()) for k, v in files.items() if v}
-    if files["source"] is not None:
-        path, text = store.runs / exp.name / ".home.json", json.dumps(told)
+def _refuse_mixed(name: str, store: Store):
+    "`ValueError` where the fresh records, the table and the experiment as it stands are not those of one file."
+    fresh, table = map(_noted, _homes(store, name))
+    _refuse_two(name, fresh, table)
+    if exp := _known(name):
+        _refuse_anothers(exp, store)
+
+# %% ../nbs/evidence/40_records.ipynb #f9ced569
+def _note(path: Path, source: Path | None, notebook: str | Path | None):
+    "Leave word whose records these are; where that cannot be told, none."
+    files, folder = dict(source=source, notebook=notebook), _folder_of(path).resolve()
+    text = json.dumps({k: os.path.relpath(Path(v).resolve(), folder) for k, v in files.items() if v})
+    if source is not None:
         with contextlib.suppress(OSError):
             write_atomically(path, lambda f: f.write(text.encode()), keep=False)
+
+
+def _note_source(exp: Experiment, store: Store, notebook: Path | None = None):
+    "Leave word whose records the fresh ones are."
+    _note(_homes(store, exp.name)[0], _source_of(exp), notebook or os.environ.get("ROBUSTLIT_NOTEBOOK"))
 
 # %% ../nbs/evidence/40_records.ipynb #0e82fa02
 def _sets(text: str, kinds: tuple = (ast.stmt,)) -> set:
@@ -514,9 +546,10 @@ def pack(
     store: Store | None = None,  # Where to look and write; by default the project's
     smoke: bool = False,  # Whether smoke runs are packed too
 ) -> Path:  # The table
-    "Fold the records of an experiment into its one committed table; `ValueError` if there are none."
+    "Fold the records of an experiment into its one committed table; `ValueError` if there are none, or where two files made them."
     store = store or Store()
     name = _name_of(which, store)
+    _refuse_mixed(name, store)
     lock = store.runs / name / ".pack.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(lock):
@@ -533,6 +566,8 @@ def pack(
         ours = {id(p) for p in parts}
         odd = {place: [p.raw for p in found if id(p) not in ours] for place, found in tables.items()}
         _write_packed(store.table_path(name), old, chosen, odd.get(name, []))
+        fresh, beside = _homes(store, name)
+        _note(beside, _noted(fresh), _noted(fresh, "notebook"))
         for place in store.places(name)[:-1]:
             _leave(store, place, name, odd[place])
     return store.table_path(name)

@@ -33,7 +33,7 @@ from typing import Annotated
 import numpy as np
 import platformdirs
 from filelock import FileLock, Timeout
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .checks import at_least, check_choice, check_with, checked
@@ -55,6 +55,9 @@ def _gigabytes(name, default):
     return round(value * 1e9)
 
 
+_TWICE = 2  # images are held as they were read and as the parts of a dataset
+
+
 def _refuse_too_much(need, what):
     "`ValueError` for what would not fit into memory, a warning for what is large."
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16 * 10**9
@@ -65,7 +68,7 @@ def _refuse_too_much(need, what):
             "`size`, or with `size` for fewer images by `n_train`, `n_test` and `valid`, or set ROBUSTLIT_MEMORY_GB"
         )
     if need > 2e9:
-        warnings.warn(f"{what} need {need / 1e9:,.1f} GB of memory", stacklevel=3)
+        warnings.warn(f"{what} may take {need / 1e9:,.1f} GB of memory", stacklevel=3)
 
 # %% ../nbs/learning/12_sources.ipynb #3f1ed9c7
 _HIDDEN = lambda name: any(p.startswith(".") or p == "__MACOSX" for p in name.split("/"))
@@ -138,9 +141,17 @@ class _Files:
     def size(self, name):
         return self.members[name].file_size if self.zip else (self.path / name).stat().st_size
 
-    def read(self, name):
+    def open(self, name):
+        "A file to read from; of a large member of a zip no more is unpacked than is read."
         _refuse_too_much(self.size(name), f"the file {self.where(name)}")
-        return self.zip.read(self.members[name]) if self.zip else (self.path / name).read_bytes()
+        if self.zip is None:
+            return open(self.path / name, "rb")
+        member = self.members[name]  # one that is read whole is held against its checksum
+        return self.zip.open(member) if member.file_size > _LARGE else io.BytesIO(self.zip.read(member))
+
+    def read(self, name):
+        with self.open(name) as f:
+            return f.read()
 
     def where(self, name):
         return f"{self.path / name}" if self.zip is None else f"{self.path}, member {name}"
@@ -214,9 +225,9 @@ def _turn(n):
     return _ONE_AT_A_TIME if n > _LARGE else contextlib.nullcontext()
 
 
-def _pixels(data, size):
-    "The picture in `data` as uint8, (h, w) if it is stored as grey, else (h, w, 3), and whether it is deep."
-    with Image.open(io.BytesIO(data)) as im, _turn(im.width * im.height):
+def _pixels(file, size):
+    "The picture in an open file as uint8, (h, w) if it is stored as grey, else (h, w, 3), and whether it is deep."
+    with Image.open(file) as im, _turn(im.width * im.height):
         if size is not None and im.width * im.height > _HUGE:
             im.draft(im.mode, (2 * size, 2 * size))
         deep, white = _is_deep(im), _white(im)
@@ -228,13 +239,19 @@ def _pixels(data, size):
         return np.asarray(_square(im if im.mode == mode else im.convert(mode), size)), deep
 
 # %% ../nbs/learning/12_sources.ipynb #b979bcd0
+def _unread(files, name, e):
+    "What is said of a picture that could not be read."
+    why = "nothing in it tells of what format it is" if isinstance(e, UnidentifiedImageError) else e
+    return ValueError(f"cannot read the image {files.where(name)}: {why}")
+
+
 def _picture(files, name, size):
     "One picture of `files` and whether it is deep; `ValueError` with its path for one that cannot be read."
     try:
-        with _turn(files.size(name)):
-            return _pixels(files.read(name), size)
+        with _turn(files.size(name)), files.open(name) as file:
+            return _pixels(file, size)
     except Exception as e:
-        raise ValueError(f"cannot read the image {files.where(name)}: {e}") from e
+        raise _unread(files, name, e) from e
 
 # %% ../nbs/learning/12_sources.ipynb #fe0a7e25
 def _in_threads(do, n, text):
@@ -260,7 +277,7 @@ def _refuse_few_bits(x, deep, path):
 def _decode(files, names, size):
     "The named pictures as uint8 (n, c, h, w), c = 1 if all are stored as grey; several threads, with a bar for many."
     h, w = _picture(files, names[0], size)[0].shape[:2]
-    _refuse_too_much(3 * h * w * len(names), f"the {len(names):,} pictures in {files.path} of {h}x{w} pixels")
+    _refuse_too_much(_TWICE * 3 * h * w * len(names), f"the {len(names):,} pictures in {files.path} of {h}x{w} pixels")
     out, (grey, deep) = np.empty((len(names), 3, h, w), np.uint8), np.empty((2, len(names)), bool)
 
     def put(i):
@@ -505,13 +522,13 @@ _TOLD = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # formats whose he
 def _stored(files, name):
     "Whether a picture is stored as grey and whether it is deep, without decoding it where the header tells."
     try:
-        with _turn(files.size(name)), Image.open(io.BytesIO(files.read(name))) as im:
+        with _turn(files.size(name)), files.open(name) as file, Image.open(file) as im:
             if im.format in _TOLD and im.mode not in ("P", "F", "I"):
                 see_through = im.has_transparency_data and not im.mode.startswith("I")
                 grey = ("L", "LA") if see_through else ("1", "L", "LA", "La")
                 return im.mode in grey or im.mode.startswith("I"), _is_deep(im)
     except Exception as e:
-        raise ValueError(f"cannot read the image {files.where(name)}: {e}") from e
+        raise _unread(files, name, e) from e
     pixels, deep = _picture(files, name, None)
     return pixels.ndim == 2, deep
 
@@ -561,7 +578,7 @@ def _npz_contents(path):
     "The arrays of Keras' names in the file `path`, and the names of the others; `ValueError` if some are missing."
     try:
         with zipfile.ZipFile(path) as z:
-            need = sum(i.file_size for i in z.infolist())
+            need = _TWICE * sum(i.file_size for i in z.infolist())
     except Exception as e:
         cut = "; its end is missing, as after an interrupted download: get it again" * _begins_as_zip(path)
         raise ValueError(f"cannot read {path}: {e}{cut}") from e
@@ -631,7 +648,7 @@ def _read_idx(path):
             if len(head) == 4 and head[:3] != b"\0\0\x08":
                 raise ValueError(f"{path.name} must be an idx file of bytes")
             shape = struct.unpack(f">{head[3]}I", f.read(4 * head[3]))
-            _refuse_too_much(math.prod(shape), f"the images in {path}")
+            _refuse_too_much(_TWICE * math.prod(shape), f"the images in {path}")
             out, n = np.empty(math.prod(shape), np.uint8), 0
             while n < len(out) and (more := f.readinto(out.data[n:])):
                 n += more

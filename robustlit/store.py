@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 import torch
 
 import robustlit
-from .checks import at_least, checked, existing
+from .checks import at_least, check_with, checked, existing
 from .digest import code_digest, definitions, entry_digests, noting
 from .experiments import COLUMNS, ONCE, PROVENANCE, RESERVED, SCHEMA, Experiment, _as_argument, find_experiment
 from .experiments import _key, _named, _known, _renamed_to, _text, check_name
@@ -427,10 +427,13 @@ def _shipped() -> Path:
     return (package.parent if (package.parent / "settings.ini").is_file() else package) / "results"
 
 # %% ../nbs/evidence/30_store.ipynb #61c4aacb
+_Name = Annotated[str, check_with(check_name, "no slash", "a/b/c")]
+
+
+@checked
 class Store:
     "Where records lie: `runs`, a file a run, and `results`, a table an experiment."
 
-    @checked
     def __init__(
         self,
         runs: str | Path = "",  # Folder of fresh records; by default `ROBUSTLIT_RUNS` or the project's `runs`
@@ -443,30 +446,52 @@ class Store:
     def __repr__(self):
         return f"Store(runs={str(self.runs)!r}, results={str(self.results)!r})"
 
-    def places(self, name: str) -> list:
+    def places(
+        self,
+        name: _Name,  # Of an experiment, such as 'sleep/strong_attacks'
+    ) -> list:
         "Under which names an experiment's records may lie, the oldest first."
-        exp = _known(check_name(name))
+        exp = _known(name)
         return list(dict.fromkeys([exp.id, name] if exp else [name]))
 
-    def table_path(self, name: str) -> Path:
+    def table_path(
+        self,
+        name: _Name,  # Of an experiment
+    ) -> Path:
         "The committed table of an experiment."
-        return self.results / f"{check_name(name)}.parquet"
+        return self.results / f"{name}.parquet"
 
-    def run_paths(self, name: str, key: str = "") -> list:
+    def run_paths(
+        self,
+        name: _Name,  # Of an experiment
+        key: str = "",  # Of a run, or how it begins
+    ) -> list:
         "Files of fresh records, oldest attempt first."
         found = [p for place in self.places(name) for p in (self.runs / place).glob(f"{key}*.parquet") if _attempt(p)]
         return sorted(found, key=lambda p: (p.name.split(".")[0], _attempt(p)))
 
-    def read_path(self, name: str, suffix: str = ".parquet") -> Path:
+    def read_path(
+        self,
+        name: _Name,  # Of an experiment
+        suffix: str = ".parquet",  # Of the file
+    ) -> Path:
         "The table that is read: the project's, or where it has none the one that came with the package."
-        paths = [folder / f"{check_name(name)}{suffix}" for folder in self._folders]
+        paths = [folder / f"{name}{suffix}" for folder in self._folders]
         return next((p for p in paths if p.exists()), paths[0])
 
-    def load(self, name: str, key: str = "") -> dict:
+    def load(
+        self,
+        name: _Name,  # Of an experiment
+        key: str = "",  # Of a run; all if empty
+    ) -> dict:
         "Key to newest record, for one experiment; what is no record of it is told, set aside or left where it is."
         return {p.record.about["key"]: p.record for p in _gathered(self, name, key)}
 
-    def find(self, name: str, key: str) -> Record | None:
+    def find(
+        self,
+        name: _Name,  # Of an experiment
+        key: str,  # Of a run
+    ) -> Record | None:
         "The newest record of one run, or None; `NewerRecord` where it cannot be read yet."
         return self.load(name, key).get(key)
 
@@ -474,7 +499,11 @@ class Store:
         "Experiments that have records, for example 'metaplasticity/forgetting'."
         return _names_in(self._folders, self.runs)
 
-    def write(self, record: Record, force: bool = False) -> Record:
+    def write(
+        self,
+        record: Record,  # From `run_record`
+        force: bool = False,  # Whether it counts even where there is one
+    ) -> Record:
         "File a fresh record and return the one that counts: an earlier one stays unless `force` adds a newer attempt."
         return _file(self, record, force)
 

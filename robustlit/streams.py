@@ -42,7 +42,6 @@ class Task:
             shapes = [tuple(x.shape[1:]) for x in (self.x_train, self.x_test)]
             raise ValueError(f"`x_test` must hold images of {shapes[0]}, as `x_train`, got {shapes[1]}")
 
-    @checked
     def train_batches(
         self,
         batch_size: Count = 100,  # Images at a time
@@ -52,7 +51,6 @@ class Task:
         "Shuffled training batches of (images in [0, 1], labels)."
         return Batches(self.x_train, self.y_train, batch_size, True, generator, self.permutation, **options)
 
-    @checked
     def test_batches(
         self,
         batch_size: Count = 1000,  # Images at a time

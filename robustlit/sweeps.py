@@ -32,7 +32,7 @@ import threading
 import types
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import joblib
@@ -79,6 +79,14 @@ def _split(text: str) -> list:
     if open_ones:
         raise ValueError(f"`{text}` must close its {open_ones[-1]}, or stand in quotes if it is a text")
     return [*parts, text[start:].strip()]
+
+
+def _parts(text: str) -> list:
+    "The values that commas part; the last may have a comma behind it."
+    *parts, last = _split(text)
+    if "" in parts and (last or any(parts)):
+        raise ValueError(f"`{text}` must have a value between two commas; null is the profile's choice")
+    return [*parts, last] if last else [p for p in parts if p]
 
 # %% ../nbs/evidence/90_sweeps.ipynb #c6b6236a
 def _kinds(annotation) -> set:
@@ -144,8 +152,10 @@ def parse_value(
         return None
     if kinds == {str}:
         return text
+    if not text:
+        raise ValueError("there is no value, as where a variable of the shell is empty; None is the profile's choice")
     if text[:1] in ("[", "(") and text[-1:] == _CLOSES[text[0]]:
-        return [parse_value(part, _of_items(annotation)) for part in _split(text[1:-1]) if part]
+        return [parse_value(part, _of_items(annotation)) for part in _parts(text[1:-1])]
     if text[:1] == "{" and (kinds or text[-1:] == "}"):
         return _unquoted(text, dict)
     if text[:1] in _CLOSES:
@@ -188,17 +198,15 @@ def parse_grid(
     annotation=None,  # Of the parameter that is set; None where nothing is known of it
 ) -> list:  # The values in order
     "The values of one grid axis."
-    parts, values = _split(text), []
-    if not any(parts):
+    parts, values = _parts(text), []
+    if not parts:
         raise ValueError(f"`{text}` holds no value; a grid is written 0,0.5,1 or 0:5 or 0:10:2")
-    for part in parts[: -1 if not parts[-1] else None]:
+    for part in parts:
         ends = None if _kinds(annotation) == {str} else re.fullmatch(r"(-?\d+):(-?\d+)(?::([1-9]\d*))?", part)
         if ends:
             values += (found := range(int(ends[1]), int(ends[2]), int(ends[3] or 1)))
             if not found:
                 raise ValueError(f"`{part}` holds no value: a range counts up and leaves its end out, as 0:5 or 0:10:2")
-        elif not part:
-            raise ValueError(f"`{text}` must have a value between two commas; null is the profile's choice")
         else:
             _ask_about(part) if _kinds(annotation) != {str} else None
             values.append(parse_value(part, annotation))
@@ -224,7 +232,8 @@ def notebooks() -> dict:  # From a name such as 'metaplasticity/forgetting' to t
 def _own_notebooks() -> dict:  # From a name such as 'local/coin' to the notebook's path
     "The notebooks outside the package whose experiments have records in this project."
     store = Store()
-    names = [p.parent.relative_to(store.runs).as_posix() for p in store.runs.glob("*/*/.home.json")]
+    names = {p.parent.relative_to(store.runs).as_posix() for p in store.runs.glob("*/*/.home.json")}
+    names |= {f"{p.parent.name}/{p.name.partition('.')[0]}" for p in store.results.glob("*/*.home.json")}
     found = {name: _written_in(store, name, "notebook") for name in sorted(names)}
     return {name: path for name, path in found.items() if path is not None and path.is_file()}
 
@@ -267,6 +276,7 @@ def _suggested(which: str, known: dict) -> str:
     return f"{hint}Known: {', '.join(known) or 'none'}"
 
 # %% ../nbs/evidence/90_sweeps.ipynb #df0a8851
+@checked
 @dataclasses.dataclass(frozen=True)
 class ExperimentNotebook:
     "A notebook, the experiment that it runs, and the parameters that it lets one set."
@@ -283,7 +293,7 @@ class ExperimentNotebook:
         default = self.defaults.get(name)
         return str if isinstance(default, str) else None
 
-    def refuse_unknown(self, names):
+    def refuse_unknown(self, names: Iterable[str]):
         "`TypeError` for the first of `names` that the `parameters` cell does not have."
         for name in names:
             if name not in self.defaults:
@@ -913,6 +923,7 @@ def _status(args) -> int:
 # %% ../nbs/evidence/90_sweeps.ipynb #a19f022c
 def _pack(args) -> int:
     store = Store()
+    _own_experiments()  # so that their short names are known, and which of their runs are smoke
     for name in args.experiment or [n for n in store.names() if store.run_paths(n)]:
         try:
             path = pack(name, store, args.smoke)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm.auto import tqdm
 
-from .checks import Count, Device, Seed, at_least, checked, devices
+from .checks import Count, Device, Seed, at_least, checked, devices, one_of, with_keys
 from .evaluation import correct, evaluate
 from .files import write_atomically
 
@@ -39,9 +39,12 @@ def set_seed(
     return torch.Generator().manual_seed(seed)
 
 # %% ../nbs/learning/30_training.ipynb #598e3a27
+_Picked = Device | Annotated[str, one_of(("auto",))]
+
+
 @checked
 def pick_device(
-    name: Device = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
+    name: _Picked = "auto",  # "auto", or a torch device such as "cpu", "cuda", "cuda:1", "mps"
 ) -> torch.device:  # Where to work
     "The accelerator if there is one, else the CPU; `ValueError` for a device that this machine lacks."
     here = devices()
@@ -92,10 +95,10 @@ def _refuse_nan(learn, when: str, buffers: list | None = None):
     raise FloatingPointError(f"training stopped {when}: {what} NaN or infinity{kept}; {do}")
 
 # %% ../nbs/learning/30_training.ipynb #ae2892c7
+@checked
 class Learner:
     "A network, its optimizer, a loss and callbacks; `fit` trains in place."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # Images in [0, 1] to logits
@@ -106,13 +109,11 @@ class Learner:
         self.model, self.opt, self.loss_func, self.epoch = model, opt, loss_func, 0
         self.callbacks = sorted(callbacks, key=lambda cb: cb.order)
 
-    @checked
     def notify(self, moment: str):
         "Call the method named `moment` of each callback that has it."
         for cb in self.callbacks:
             getattr(cb, moment, lambda learn: None)(self)
 
-    @checked
     def fit(
         self,
         epochs: Annotated[int, at_least(0)],  # How many passes over `batches`
@@ -147,12 +148,12 @@ class Learner:
         return self
 
 # %% ../nbs/learning/30_training.ipynb #3ddddeb4
+@checked
 class Recorder(Callback):
     "One row an epoch: loss and accuracy (percent) while training, and on validation batches if given."
 
     order = 50
 
-    @checked
     def __init__(
         self,
         valid: Iterable | None = None,  # Batches to evaluate after each epoch
@@ -187,7 +188,7 @@ class Recorder(Callback):
     def state_dict(self) -> dict:
         return dict(rows=self.rows)
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("rows")]):
         self.rows = list(state["rows"])
 
 # %% ../nbs/learning/30_training.ipynb #b1b75e73
@@ -238,7 +239,7 @@ def random_state() -> dict:
 # %% ../nbs/learning/30_training.ipynb #bf91b8b8
 @checked
 def set_random_state(
-    state: dict,  # From `random_state`
+    state: Annotated[dict, with_keys("python", "numpy", "torch", "cuda")],  # From `random_state`
 ):
     "Put every generator back to where `random_state` found it."
     random.setstate(state["python"])

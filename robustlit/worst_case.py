@@ -50,6 +50,7 @@ def bump(
     return both / both.norm()
 
 # %% ../nbs/robustness/24_worst_case.ipynb #c6709f64
+@checked
 class Bumps:
     "Moves made of bumps, `eps` long."
 
@@ -89,6 +90,7 @@ class Bumps:
         return self.full(s, move.scatter(2, other, 0.0).scatter(2, here, new).view(n, c, h, w))
 
 # %% ../nbs/robustness/24_worst_case.ipynb #d789c2fd
+@checked
 class SquareL2(Bumps, Square):
     "Random bumps in l2, kept while the margin falls; no gradients."
 
@@ -127,10 +129,10 @@ def _from_clean(attack, search, s):
     return own
 
 # %% ../nbs/robustness/24_worst_case.ipynb #101d341f
+@checked
 class PGDKL(PGD):
     "PGD away from the clean answer, as TRADES trains."
 
-    @checked
     def __init__(
         self,
         steps: Count = 40,  # Gradients to take
@@ -145,10 +147,10 @@ class PGDKL(PGD):
         PGD.__call__(_from_clean(self, search, s), search, s, r)
 
 # %% ../nbs/robustness/24_worst_case.ipynb #24fa77ab
+@checked
 class APGDKL(APGD):
     "APGD away from the clean answer."
 
-    @checked
     def __init__(
         self,
         steps: Count = 100,  # Gradients to take

@@ -157,7 +157,7 @@ def misshapen(annotation, comment: str, valid, beside: dict) -> list:
     dims = {len(s.strip(", ").split(",")) for s in SHAPE.findall(comment)} | (
         {4} if images else {1} if labels else set()
     )
-    found = [v for v in (valid[0], valid[None]) if dims and v.ndim not in dims]
+    found = [v for v in (*valid[:1], valid[None]) if dims and v.ndim not in dims] if valid.ndim else []
     if labels:
         found += [valid + 0.5, valid - 9]
         found += [valid[:-1]] * any(
@@ -236,6 +236,10 @@ def arguments() -> list:
     return [a for a in found if a.slips]
 
 
+def is_method(fn) -> bool:
+    return inspect.ismethod(fn) or "." in fn.__qualname__
+
+
 # A slip and the answer to it
 
 
@@ -253,10 +257,11 @@ class Slip:
 
 
 @st.composite
-def slips(draw):
+def slips(draw, methods: bool = False):
     "A kind of slip, an argument that it may befall, a value of that kind."
-    kind = draw(st.sampled_from(sorted({kind for a in arguments() for kind in a.slips})))
-    argument = draw(st.sampled_from([a for a in arguments() if kind in a.slips]))
+    among = [a for a in arguments() if is_method(a.fn) or not methods]
+    kind = draw(st.sampled_from(sorted({kind for a in among for kind in a.slips})))
+    argument = draw(st.sampled_from([a for a in among if kind in a.slips]))
     return Slip(argument, kind, draw(argument.slips[kind]))
 
 
@@ -310,15 +315,15 @@ def workplace():
         yield
 
 
-def try_many(inputs: int, seed: int) -> list:
-    "(slip, answer, words) of so many inputs."
+def try_many(inputs: int, seed: int, methods: bool = False) -> list:
+    "(slip, answer, words) of so many inputs, of everything or of methods alone."
     found = []
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=inputs, deadline=None, database=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
-    @hypothesis.given(slips())
+    @hypothesis.given(slips(methods))
     def collect(slip):
         found.append((slip, *answer(slip)))
 
@@ -329,7 +334,8 @@ def try_many(inputs: int, seed: int) -> list:
 
 def counted(found: list) -> pd.DataFrame:
     "How many of each answer, by module, and in all."
-    counts = Counter((table.label(slip.argument.fn).rpartition(".")[0], a) for slip, a, _ in found)
+    module = lambda fn: fn.__module__.removeprefix("robustlit.")
+    counts = Counter((module(slip.argument.fn), a) for slip, a, _ in found)
     modules = sorted({m for m, _ in counts})
     rows = pd.DataFrame([[counts[m, a] for a in ANSWERS] for m in modules], index=modules, columns=list(ANSWERS))
     return pd.concat([rows, rows.sum().to_frame("all").T]).rename_axis("module")
@@ -340,9 +346,10 @@ def main(argv=None):
     parser.add_argument("--inputs", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--show", type=int, default=40, help="how many of the arguments that answer badly are named")
+    parser.add_argument("--methods", action="store_true", help="of public methods alone")
     words = parser.parse_args(argv)
     print(f"seed {words.seed}")
-    found = try_many(words.inputs, words.seed)
+    found = try_many(words.inputs, words.seed, words.methods)
     bad = {(str(slip.argument), slip.kind): (slip, a, said) for slip, a, said in found if a != "clear"}
     for slip, a, said in list(bad.values())[: words.show]:
         print(f"{a}: {slip}: {said[:200]}")

@@ -1,12 +1,14 @@
 "Arguments: every public function takes a valid call and refuses what is known to be bad, by the argument's name, before anything runs."
 
 import ast
+import copy
 import dataclasses
 import importlib
 import inspect
 import math
 import pkgutil
 import shutil
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -266,6 +268,37 @@ ROWS_OF_TWO = pd.DataFrame(
 PLANTED = [planted.held_out, planted.linear, planted.zero_gradient, planted.clamped, planted.shattered]
 PLANTED += [planted.randomised, planted.batch_dependent, planted.softmax_outputs, planted.other_range]
 PLANTED += [planted.normalised_outside]
+
+
+def owner(method):
+    "The class in whose body a method is written."
+    return getattr(sys.modules[method.__module__], method.__qualname__.split(".")[0])
+
+
+def first_calls(work, *methods):
+    "Each of the methods, and what it was given when it was first called in a piece of work."
+    seen, made = {}, Path.cwd()
+    with pytest.MonkeyPatch.context() as patch:
+        for method in methods:
+
+            def note(*args, _method=method, **kwargs):
+                if _method not in seen:
+                    given = inspect.signature(_method).bind(*args, **kwargs)
+                    given.apply_defaults()
+                    seen[_method] = copy.deepcopy(dict(given.arguments))
+                return _method(*args, **kwargs)
+
+            patch.setattr(owner(method), method.__name__, note)
+        work()
+    assert made == Path.cwd() and {*seen} == {*methods}, [m for m in methods if m not in seen]
+    return seen
+
+
+def in_attack(attack, *methods, norm="linf", early_stop=False, target=None):
+    "The methods' first calls while an attack is at work."
+    threat = attacks.Threat(MODEL, X, Y, norm, target, early_stop=early_stop)
+    return first_calls(lambda: attacks.worst_images(threat, attack, 0.1), type(attack).__call__, *methods)
+
 
 # A valid call of each public function: the later values of an argument's name stand in for those of its role
 
@@ -812,8 +845,131 @@ CALLS = {
     scores.normalised_scores: dict(table=SCORES, method="symmetric"),
     scores.to_layers: dict(table=SCORES, share=0.5, score="S_clean", what="names", lowest=True, stressor="combined"),
 }
+# Valid calls of methods: what an attack calls is taken from one at work
+
+ENGINES = [stdp.EventEngine(STAGES, RULE, (1.0, 1.0)), stdp.TensorEngine(STAGES, RULE, (1.0, 1.0), X[:1])]
+SPIKES = torch.ones(3, 64, dtype=torch.bool)
+SHOWN = claims.Claim(**CLAIM, check=lambda rows, scale: claims.Finding(True, "seen"))
+LEAF = X.clone().requires_grad_()
+OPTIMIZER = optimizer.MetaplasticAdam(weights())  # torch wraps `step` when the first one is made
+RATES = dict(step_size=None, relative_step=0.1)
+CALLS |= {
+    data.Dataset.to: dict(self=DIGITS, device="cpu"),
+    data.Dataset.subset: dict(self=DIGITS, n_train=20, n_test=10, n_valid=None, seed=1),
+    training.Recorder.load_state_dict: dict(self=training.Recorder, state=dict(rows=[])),
+    adversarial_training.AdversarialTraining.attacked: dict(learn=LEARNER, x=X, y=Y)
+    | dict(self=adversarial_training.AdversarialTraining(0.1, steps=1)),
+    adversarial_training.AdversarialTraining.load_state_dict: dict(state=RATES)
+    | dict(self=adversarial_training.AdversarialTraining(0.1)),
+    adversarial_training.FastTraining.load_state_dict: dict(state=RATES | dict(monitor=dict(rows=[])))
+    | dict(self=adversarial_training.FastTraining(0.1)),
+    adversarial_training.FreeTraining.load_state_dict: dict(state=dict(delta=torch.zeros(0)))
+    | dict(self=adversarial_training.FreeTraining(0.1)),
+    selective_training.SelectiveTraining.weights: dict(self=selective_training.SelectiveTraining(len), model=CONV),
+    selective_training.SelectiveTraining.load_state_dict: dict(state=dict(names=[], rows=[]))
+    | dict(self=selective_training.SelectiveTraining(len)),
+    gradient_penalties.DropenCallback.load_state_dict: dict(state=dict(rows=[], step=0))
+    | dict(self=gradient_penalties.DropenCallback),
+    gradient_penalties.GradientMemory.add: dict(self=gradient_penalties.GradientMemory(2), g=torch.rand(4, 9)),
+    gradient_penalties.GradientMemory.cosine: dict(self=gradient_penalties.GradientMemory(2), g=torch.rand(4, 9)),
+    gradient_penalties.Ensemble.joined: dict(self=gradient_penalties.Ensemble([MODEL]), logits=[LOGITS]),
+    own_attacks.OwnAttack.make: dict(self=own_attacks.OwnAttack(SIGNS), model=MODEL, x=X, y=Y, eps=0.1),
+    cost.PassBar.part: dict(self=cost.PassBar(MODEL, dict(fog=1), 3, 0.1), name="fog", passes=1.0),
+    masking.Subject.right: dict(self=SUBJECT, x=X, model=MODEL),
+    masking.Subject.percent: dict(self=SUBJECT, x=X, model=MODEL),
+    masking.Subject.images: dict(self=SUBJECT, attack="fgsm", eps=0.1, model=MODEL),
+    masking.Subject.left: dict(self=SUBJECT, attack="fgsm", eps=0.1),
+    masking.Subject.under: dict(self=SUBJECT, attack="fgsm", eps=0.1),
+    claims.Claim.__call__: dict(self=SHOWN, rows=RUNS, scale="cpu", beside={}),
+    claims.Claim.runs: dict(self=SHOWN, scale="cpu"),
+    claims.Claim.command: dict(self=SHOWN, scale="cpu", seeds=3),
+    store.Store.places: dict(self=store.Store, name="local/one_row"),
+    store.Store.table_path: dict(self=store.Store, name="local/one_row"),
+    store.Store.run_paths: dict(self=store.Store, name="local/one_row", key=""),
+    store.Store.read_path: dict(self=store.Store, name="local/one_row", suffix=".parquet"),
+    store.Store.load: dict(self=store.Store, name="local/one_row", key=""),
+    store.Store.find: dict(self=store.Store, name="local/one_row", key="0" * 16),
+    store.Store.write: dict(self=store.Store, record=store.run_record(one_row, dict(seed=0)), force=False),
+    experiments.Experiment.refuse_unknown: dict(self=one_row, names=["seed"]),
+    experiments.Experiment.rows_now: dict(self=one_row, rows=RUNS),
+    experiments.Experiment.bind: dict(self=one_row, profile="smoke", given=dict(seed=1)),
+    experiments.Experiment.key: dict(self=one_row, bound=dict(seed=1)),
+    experiments.Experiment.profile_of: dict(self=one_row, bound=dict(seed=1)),
+    sweeps.ExperimentNotebook.annotation: dict(self=sweeps.open_notebook("forgetting"), name="meta"),
+    sweeps.ExperimentNotebook.refuse_unknown: dict(self=sweeps.open_notebook("forgetting"), names=["meta"]),
+    filters.FilterStep.compactness: dict(self=STEP, count="all"),
+    optimizer.MetaplasticAdam.step: dict(self=OPTIMIZER, closure=None),
+    frozen_features.Features.train: dict(self=frozen_features.Features(perceptron()), mode=True),
+    frozen_features.Features.of: dict(self=frozen_features.Features(perceptron()), x=X, batch_size=2),
+    conversion.Stage.drive: dict(self=STAGES[0], spikes=torch.ones(1, 64), weight=MODEL[1].weight.detach()),
+    conversion.Stage.arriving: dict(self=STAGES[0], spikes=torch.ones(1, 1, 8, 8)),
+    **{type(e).run: dict(self=e, spikes=SPIKES, watch=1) for e in ENGINES},
+    **{type(e).scale: dict(self=e, factor=2.0) for e in ENGINES},
+    attacks.Ball.direction: dict(self=BALL, g=X),
+    attacks.Oracle.slope: dict(self=attacks.Oracle(MODEL, Y), value=(LEAF**2).sum(), a=LEAF, again=True),
+    **in_attack(
+        attacks.PGD(2),
+        attacks.Ball.project,
+        attacks.Ball.step,
+        attacks.Oracle.logits,
+        attacks.Oracle.gradient,
+        attacks.State.keep,
+        attacks.Threat.wins,
+        attacks.Threat.score,
+        attacks.Threat.gradient,
+        attacks.Search.gradient,
+        attacks.Search.record,
+        attacks.Search.leave,
+        attacks.Search.keep,
+        early_stop=True,
+    ),
+    **in_attack(attacks.APGD(20), *(getattr(attacks.AdaptiveStep, k) for k in ("move", "remember", "judge"))),
+    **in_attack(
+        attacks.Square(10),
+        attacks.Square.side,
+        attacks.Square.begin,
+        attacks.Square.throw,
+        attacks.Search.query,
+    ),
+    **in_attack(attacks.RandomSign()),
+    **in_attack(attacks.UniformNoise()),
+    **in_attack(attacks.Transfer(MODEL, attacks.PGD(1))),
+    **in_attack(own_attacks.OwnAttack(SIGNS)),
+    **in_attack(minimal_attacks.DeepFool(1), minimal_attacks.DeepFool.step, norm="l2"),
+    **in_attack(minimal_attacks.JSMA(steps=1), minimal_attacks.JSMA.choose, norm="l2"),
+    **in_attack(minimal_attacks.CarliniWagner(2, 1), minimal_attacks.CarliniWagner.descend, norm="l2"),
+    **in_attack(minimal_attacks.Boundary(120), minimal_attacks.Boundary.begin, norm="l2"),
+    **in_attack(minimum_norm.DDN(1), norm="l2"),
+    **in_attack(minimum_norm.FMN(1), minimum_norm.FMN.radius, norm="l2"),
+    **in_attack(
+        minimum_norm.FAB(1),
+        minimum_norm.ToBorder.start,
+        minimum_norm.ToBorder.border,
+        minimum_norm.ToBorder.step,
+        norm="l2",
+    ),
+    **in_attack(input_diversity.DIM(1), input_diversity.DIM.gradient),
+    **in_attack(worst_case.PGDKL(1)),
+    **in_attack(worst_case.APGDKL(2)),
+    **in_attack(worst_case.WorstCase(1, 1, 1, 2, 1)),
+    **first_calls(
+        lambda: attacks.worst_images(attacks.Threat(MODEL, X, Y, "l2"), worst_case.SquareL2(10), 0.1),
+        worst_case.Bumps.full,
+        worst_case.Bumps.tiles,
+        worst_case.Bumps.throw,
+        worst_case.SquareL2.side,
+        worst_case.SquareL2.begin,
+    ),
+}
 MANAGERS = {faults.faulty, evaluation.eval_mode, conversion.without_dropout, attacks.untouched}
-MANAGERS |= {batchnorm_effect.replaced, execution.own_kernel, zoo.timed_training, layers.using_bn, filters.filtered}
+MANAGERS |= {
+    cost.PassBar.part,
+    batchnorm_effect.replaced,
+    execution.own_kernel,
+    zoo.timed_training,
+    layers.using_bn,
+    filters.filtered,
+}
 EXTRA_SETTINGS = {zoo.load_network: {"epochs", "hidden"}}
 EXTRA_SETTINGS[worst_case.worst_case] = {"steps", "target_steps", "fab_steps", "queries", "targets"}
 
@@ -875,6 +1031,7 @@ BY_HAND = {
 }
 FREE = {
     "self": "the object itself",
+    "learn": "the Learner, which calls it",
     "annotation": "of a parameter: whatever may stand there",
     "ax": "axes of matplotlib, which is imported only when something is drawn",
 }
@@ -886,7 +1043,9 @@ def label(fn):
 
 def called(fn, arguments):
     "The function's result; of a context manager or an iterator, what it gives when used up."
-    made = fn(**arguments)
+    rest = dict(arguments)
+    selves = [rest.pop("self")] if "self" in rest else []
+    made = fn(*(s() if inspect.isclass(s) else s for s in selves), **rest)  # a class: one made where it is needed
     if fn in MANAGERS:
         with made as made:
             pass
@@ -962,7 +1121,10 @@ GIVEN = {
     faults.Faults: "what `faulty` gives",
     stdp.Night: "what `sleep` gives",
     store.Record: "what a store gives",
-    execution.Worker: "is given jobs, which are checked: tests/test_long_work.py",
+    execution.Worker: "takes nothing, and starts a process",
+    execution.Worker.do: "starts a kernel; a job is checked where it is made: tests/test_long_work.py",
+    training.Callback.load_state_dict: "keeps nothing: callbacks that do have their own",
+    attacks.AutoAttack.__call__: "needs a package that is not always there",
     sweeps.Run: "what `plan` gives",
     sweeps.ExperimentNotebook: "what `open_notebook` gives",
     attacks.AutoAttack: "needs a package that is not always there",
@@ -993,11 +1155,20 @@ GIVEN |= dict.fromkeys(KIND_ALONE, "say the kinds of their arguments alone: test
 def takes_arguments(thing):
     if inspect.isclass(thing):
         return "__init__" in vars(thing) and not issubclass(thing, Exception)
-    return bool(inspect.signature(thing).parameters)
+    return bool({*inspect.signature(thing).parameters} - {*FREE})
+
+
+def methods_of(cls):
+    "The public methods in the body of a class that take arguments; `forward` is torch's to call and to answer for."
+    for name in vars(cls):
+        method = getattr(cls, name)
+        is_public = name == "__call__" or not (name.startswith("_") or name == "forward")
+        if is_public and (inspect.isfunction(method) or inspect.ismethod(method)) and takes_arguments(method):
+            yield method
 
 
 def public():
-    "Every public function and class that takes arguments, where it is defined."
+    "Every public function, class and method that takes arguments, where it is defined."
     for info in pkgutil.walk_packages(robustlit.__path__, "robustlit."):
         if info.name.endswith("._modidx"):
             continue
@@ -1005,8 +1176,9 @@ def public():
         for name in getattr(module, "__all__", []):
             thing = vars(module).get(name)
             is_code = inspect.isfunction(thing) or inspect.isclass(thing)
-            if is_code and thing.__module__ == module.__name__ and takes_arguments(thing):
-                yield thing
+            if is_code and thing.__module__ == module.__name__:
+                yield from [thing] if takes_arguments(thing) else []
+                yield from methods_of(thing) if inspect.isclass(thing) else []
 
 
 def unnamed():

@@ -46,6 +46,7 @@ from robustlit.checks import (
     one_of,
     shaped,
     with_columns,
+    with_keys,
 )
 
 X, Y = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3])
@@ -110,7 +111,9 @@ ANNOTATIONS = [
     (Annotated[pd.DataFrame, with_columns("a", empty=True)], [DF, pd.DataFrame()], ["a"], [DF[["b"]]]),
     (Generator, [torch.Generator()], [0, None], []),
     (CPUGenerator | None, [None, torch.Generator()], [0, "seed"], []),
-    (Device, ["cpu", "auto", torch.device("cpu")], [0, None], ["gpu", "cuda:99", torch.device("meta")]),
+    (Annotated[dict, with_keys("a", "b")], [dict(a=1, b=2, c=3)], [["a", "b"], "ab"], [{}, dict(a=1)]),
+    (Device, ["cpu", torch.device("cpu")], [0, None], ["gpu", "auto", "cuda:99", torch.device("meta")]),
+    (Device | Annotated[str, one_of(["auto"])], ["cpu", "auto"], [0, None], ["gpu", "Auto"]),
 ]
 
 
@@ -131,6 +134,42 @@ def test_an_annotation_says_what_is_taken(annotation, good, wrong_kind, wrong_va
     for value in known:
         with pytest.raises((TypeError, ValueError), match="`it`"):
             check(value, "it")
+
+
+def test_above_a_class_making_and_public_methods_are_checked():
+    @checked
+    class Box:
+        def __init__(self, size: Count):
+            self.size = size
+
+        def __call__(self, n: Count):
+            return self._put(n)
+
+        def put(self, n: Count = 1, *more: Count, why: str = "") -> int:
+            return n + sum(more)
+
+        def take(self, anything):
+            return anything
+
+        def forward(self, n: Count):
+            return n
+
+        def _put(self, n: Count):
+            return n
+
+    class Chest(Box):
+        def put(self, n: Count = 1):
+            return n
+
+    box = Box(2)
+    assert box.put() == 1 and box.put(2, 3, why="room") == 5 and box(3) == 3 and Box.put.__qualname__.endswith("Box.put")
+    assert box.take(None) is None and box.forward(0) == 0 and box._put(0) == 0, "says nothing, is torch's, is nobody's"
+    for call in (lambda: Box(0), lambda: box(0), lambda: box.put(0), lambda: box.put(1, 0), lambda: Chest(0)):
+        with pytest.raises(ValueError, match="`(size|n|more)` must be a whole number >= 1, got 0"):
+            call()
+    with pytest.raises(TypeError, match="`why` must be a string"):
+        box.put(why=1)
+    assert Chest(2).put(0) == 0, "its own methods are its own affair"
 
 
 @pytest.mark.parametrize(

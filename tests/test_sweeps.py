@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,23 @@ def test_a_grid_that_is_not_closed_is_refused(text):
     with pytest.raises(ValueError, match=re.escape(text) + "` must") as refused:
         parse_grid(text)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text", ["[0,,1]", "[,1]", "[[1],,]", "(1,,)"])
+def test_a_list_without_a_value_between_two_commas_is_refused(text):
+    for parse in (parse_value, parse_grid):
+        with pytest.raises(ValueError, match="must have a value between two commas"):
+            parse(text)
+    assert parse_value("[]") == [] and parse_value("[0,1,]") == [0, 1]
+
+
+@pytest.mark.parametrize("annotation", [None, float, int | None, bool, list[int]])
+def test_no_value_is_not_the_profiles_choice(annotation):
+    "As where the shell fills in a variable that is not set; a text may be empty."
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match="there is no value, .*; None is the profile's choice"):
+            parse_value(text, annotation)
+    assert parse_value("", str) == "" and parse_value("None", annotation) is None
 
 
 @pytest.mark.parametrize(
@@ -441,6 +459,26 @@ def test_two_notebooks_of_one_name_do_not_share_records(own, store, capsys, tmp_
     assert records(open_notebook(a).experiment).y.tolist() == [0, 1] and len(started(tmp_path)) == 1
     own("b", "@experiment(", "@experiment(group='b', ")
     assert main(["run", b, "--dry-run"]) == 0 and "b/tiny defaults: no record yet" in capsys.readouterr().out
+
+
+def test_pack_mixes_no_two_notebooks_of_one_name(own, store, capsys, tmp_path, monkeypatch):
+    a, b = own("a"), own("b", new="100 + i")
+    table = store.table_path("local/tiny")
+    assert main(["run", a]) == 0 and main(["pack", "local/tiny", "--smoke"]) == 0
+    was = table.read_bytes()
+    shutil.rmtree(store.runs)  # what is packed may go
+    assert main(["run", a, "--dry-run"]) == 0 and "its record is" in capsys.readouterr().out
+    assert main(["run", b]) == 2, "the table is another's"
+    assert f"local/tiny has records of {tmp_path}/a/tiny.py, got {tmp_path}/b/tiny.py" in capsys.readouterr().err
+    with monkeypatch.context() as m:  # who does not see the table makes records of his own
+        m.setenv("ROBUSTLIT_RESULTS", str(tmp_path / "other"))
+        assert main(["run", b]) == 0
+    open_notebook(a)
+    capsys.readouterr()
+    assert main(["pack", "local/tiny", "--smoke"]) == 2 and table.read_bytes() == was
+    assert f"got {tmp_path}/b/tiny.py: two experiments must not share records" in capsys.readouterr().err
+    (tmp_path / "a").rename(tmp_path / "gone")  # it moved, or is no more
+    assert main(["pack", "local/tiny", "--smoke"]) == 0 and table.read_bytes() != was
 
 
 def test_a_notebook_that_moved_keeps_its_records(own, tmp_path, capsys):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -157,6 +158,31 @@ def test_a_member_of_a_zip_that_unpacks_to_too_much_is_not_unpacked(tmp_path, mo
         load(tmp_path / "bomb.zip", size=8)
 
 
+def test_no_more_of_a_member_is_unpacked_than_is_looked_at(tmp_path):
+    "Of what is no picture that is its beginning, however much there is of it."
+    with zipfile.ZipFile(tmp_path / "zeros.zip", "w", zipfile.ZIP_DEFLATED) as z:
+        for kind in "ab":
+            z.writestr(f"{kind}/1.png", bytes(40_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="zeros.zip, member a/1.png: nothing in it tells of what format it is"):
+            load(tmp_path / "zeros.zip", size=8)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_arrays_are_resized_a_few_at_a_time(tmp_path, monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (12, 500, 600, 3), dtype=np.uint8)
+    np.savez(tmp_path / "large.npz", x_train=x, y_train=np.arange(12) % 2, x_test=x[:2], y_test=[0, 1])
+    whole, seen, resize = load(tmp_path / "large.npz", size=16, valid=0), [], rd.F.interpolate
+    monkeypatch.setattr(rd.F, "interpolate", lambda a, *args, **kw: seen.append(a.shape) or resize(a, *args, **kw))
+    big = rd._resized(torch.zeros(1, 1).expand(5, 1, 6000, 6000), 16, torch.arange(1, 5))
+    assert big.shape == (4, 1, 16, 16) and seen == [(1, 1, 6000, 6000)] * 4
+    one = torch.cat([rd._resized(x[None], 16, torch.arange(1)) for x in load(tmp_path / "large.npz").x_test])
+    assert torch.equal(one, whole.x_test)
+
+
 def test_pillows_own_limit_is_named(pets, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(ValueError, match="cannot read the image .*decompression bomb"):
@@ -189,13 +215,13 @@ def test_large_pictures_are_decoded_one_at_a_time(pets, monkeypatch):
 def test_a_huge_jpeg_is_decoded_at_less_than_its_size(tmp_path, monkeypatch):
     file = io.BytesIO()
     Image.linear_gradient("L").resize((640, 480)).save(file, "JPEG")
-    full, _ = rs._pixels(file.getvalue(), 16)
+    full, _ = rs._pixels(io.BytesIO(file.getvalue()), 16)
     sizes, square = [], rs._square
     monkeypatch.setattr(rs, "_square", lambda im, size: sizes.append(im.size) or square(im, size))
     monkeypatch.setattr(rs, "_HUGE", 640 * 480 - 1)
-    small, _ = rs._pixels(file.getvalue(), 16)
+    small, _ = rs._pixels(io.BytesIO(file.getvalue()), 16)
     assert sizes == [(80, 60)] and np.abs(small.astype(int) - full).max() <= 3
-    assert rs._pixels(file.getvalue(), None)[0].shape == (480, 640)
+    assert rs._pixels(file, None)[0].shape == (480, 640)
 
 
 def test_sixteen_bits_in_bands_are_what_they_were():
@@ -252,7 +278,7 @@ def test_arrays_are_resized_only_where_they_are_kept(tmp_path, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (600, 3, 9, 7), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=x, y_train=np.arange(600) % 3)
     whole, counted, resized = load(tmp_path / "mine.npz", size=12, valid=0), [], rd._resized
-    monkeypatch.setattr(rd, "_resized", lambda x, size: counted.append(len(x)) or resized(x, size))
+    monkeypatch.setattr(rd, "_resized", lambda x, size, at: counted.append(len(at)) or resized(x, size, at))
     few = load(tmp_path / "mine.npz", size=12, valid=0, n_train=6, n_test=3)
     assert sum(counted) == 9
     same(few, whole.subset(6, 3))

@@ -30,6 +30,7 @@ from robustlit.checks import (
     Count,
     Eps,
     Labels,
+    Logits,
     NotNegative,
     Share,
     above,
@@ -37,8 +38,10 @@ from robustlit.checks import (
     check_images,
     check_labels,
     checked,
+    not_empty,
     one_of,
     shaped,
+    with_keys,
 )
 from ..evaluation import look_like_probabilities
 from ..intake import call_model, check_logits, check_ready
@@ -104,10 +107,10 @@ def gradient_magnitude(
     return g.square().sum() / len(g)
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #4a76cba9
+@checked
 class GradientMemory:
     "Directions of the gradients of the last batches."
 
-    @checked
     def __init__(
         self,
         size: Count = 5,  # Batches that are kept at most
@@ -137,8 +140,11 @@ class GradientMemory:
             grown[:, : like.shape[1]] = like
         self.units = grown
 
-    def add(self, g: Tensor):
-        "Keep the directions of a batch (n, pixels), and forget the oldest batch if there are too many."
+    def add(
+        self,
+        g: _Flat,  # Of a batch (n, pixels)
+    ):
+        "Keep the directions of a batch, and forget the oldest batch if there are too many."
         g = g.detach()
         self._room(g)
         at, n = self.seen % self.size, len(g)
@@ -146,8 +152,11 @@ class GradientMemory:
         self.units[at, n:] = 0
         self.rows[at], self.seen = n, self.seen + 1
 
-    def cosine(self, g: Tensor) -> Tensor:
-        "Mean of the absolute cosines between a batch (n, pixels) and those kept; 0 if there is none."
+    def cosine(
+        self,
+        g: _Flat,  # Of a batch (n, pixels)
+    ) -> Tensor:
+        "Mean of the absolute cosines between a batch and those kept; 0 if there is none."
         if not len(self):
             return g.new_zeros(())
         units = self.units[: len(self), : len(g)]
@@ -248,10 +257,10 @@ def _random_start(x: Tensor, eps: float) -> Tensor:
     return x + eps * (2 * torch.rand_like(x) - 1)
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #a74a049e
+@checked
 class Ensemble(nn.Module):
     "Networks that answer together: the logarithm of their mean probabilities."
 
-    @checked
     def __init__(
         self,
         members: Sequence[nn.Module],  # Images in [0, 1] to logits, of the same classes
@@ -264,7 +273,10 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.joined([m(x) for m in self.members])
 
-    def joined(self, logits: Sequence[Tensor]) -> Tensor:
+    def joined(
+        self,
+        logits: Annotated[Sequence[Logits], not_empty],  # Of each member (n, classes)
+    ) -> Tensor:  # (n, classes)
         "The ensemble's answer from its members' logits."
         return torch.stack([z.log_softmax(1) for z in logits]).logsumexp(0) - math.log(len(logits))
 
@@ -669,10 +681,10 @@ _Derivative = Annotated[str, one_of(DERIVATIVES)]
 Slip = Annotated[str, one_of(("normalised_units",))]
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #eaf04902
+@checked
 class DropenCallback(_Dropen):
     "Dropen: input gradients that differ from those of the last batches, and are small where they are largest."
 
-    @checked
     def __init__(
         self,
         cosine: NotNegative = 10.0,  # Weight of the mean absolute cosine (B3)
@@ -710,7 +722,7 @@ class DropenCallback(_Dropen):
     def state_dict(self) -> dict:
         return super().state_dict() | ({} if self.moves is None else dict(moves=self.moves.state_dict()))
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("rows", "step")]):
         super().load_state_dict(state)
         if self.moves is not None:
             self.moves.load_state_dict(state["moves"])

@@ -151,6 +151,7 @@ def active_weights(
     return {name: mask if mask.any() else torch.ones_like(mask) for name, mask in found.items()}
 
 # %% ../../nbs/filtering/10_filters.ipynb #1d6913ef
+@checked
 @dataclass(frozen=True)
 class FilterStep:
     "One filter at one threshold, with what it removes."
@@ -166,9 +167,11 @@ class FilterStep:
     n_active: int  # Active weights
     key: str  # Equal for steps that leave the same active weights
 
-    def compactness(self, count: str = "all") -> float:
-        "n / N over `all` weights or over the `active` ones."
-        check_choice(count, ("all", "active"), "count")
+    def compactness(
+        self,
+        count: Annotated[str, one_of(("all", "active"))] = "all",  # "all" weights, or the "active" ones
+    ) -> float:
+        "The share n / N of the weights that are zero."
         return self.n_zero / self.n_total if count == "all" else self.n_zero_active / self.n_active
 
 

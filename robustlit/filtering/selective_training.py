@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..checks import Count, Seed, at_least, checked, one_of, with_columns
+from ..checks import Count, Seed, at_least, checked, one_of, with_columns, with_keys
 from .filters import filterable_layers
 from ..training import Callback
 
@@ -72,12 +72,12 @@ def _still(w: Tensor, mode: str):
         w.grad.zero_()
 
 # %% ../../nbs/filtering/15_selective_training.ipynb #dd0faeb9
+@checked
 class SelectiveTraining(Callback):
     "Freezes layers by their score while a network learns."
 
     order = 10
 
-    @checked
     def __init__(
         self,
         scores: Callable,  # From a model to a table of `filter_scores`, of images that are no test images
@@ -116,6 +116,6 @@ class SelectiveTraining(Callback):
     def state_dict(self) -> dict:
         return dict(names=list(self.names), rows=[dict(r, names=list(r["names"])) for r in self.rows])
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: Annotated[dict, with_keys("names", "rows")]):
         self.names = list(state["names"])
         self.rows = cast(list, [dict(r, names=tuple(r["names"])) for r in state["rows"]])

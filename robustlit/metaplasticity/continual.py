@@ -74,10 +74,10 @@ class Phase:
     batch_norm: list  # For each task so far, its `snapshots`
 
 # %% ../../nbs/metaplasticity/14_continual.ipynb #591f5bfe
+@checked
 class Phases:
     "One network, the tasks it learned, and every day of its life."
 
-    @checked
     def __init__(
         self,
         model: nn.Module,  # Takes the state of any of the days
@@ -87,7 +87,6 @@ class Phases:
     ):
         self.model, self.tasks, self.days, self.made = model, tasks, days, made
 
-    @checked
     def at(
         self,
         after: Count,  # How many tasks it has learned, from 1

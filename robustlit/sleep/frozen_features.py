@@ -61,10 +61,10 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 _Extractor = Annotated[str, one_of(("cifar10", "digits", *RESNETS))]
 
 
+@checked
 class Features(nn.Module):
     "What a frozen network says of images, from 0 to 1 on the images it was scaled by."
 
-    @checked
     def __init__(
         self,
         frozen: nn.Module,  # Images (n, c, h, w) in [0, 1] to (n, features), rectified
@@ -81,7 +81,6 @@ class Features(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    @checked
     def of(
         self,
         x: Tensor,  # Images (n, c, h, w), uint8 or floats in [0, 1]

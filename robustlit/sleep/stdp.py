@@ -304,10 +304,10 @@ def _events(spikes: Tensor, n_in: int) -> tuple:
     return np.searchsorted(steps, np.arange(len(fires) + 1)), inputs
 
 # %% ../../nbs/sleep/14_stdp.ipynb #46d42789
+@checked
 class EventEngine:
     "Spikes through linear layers: a step costs its spikes and one look at every membrane; on the CPU, in double precision."
 
-    @checked
     def __init__(
         self,
         stages: list[Stage],  # From `chain`, all linear, nothing between them
@@ -324,7 +324,7 @@ class EventEngine:
     def run(
         self,
         spikes: Tensor,  # Whether each pixel fires (steps, ...), bool
-        watch: int = 0,  # Steps in which spikes and membranes of all neurons are kept
+        watch: Annotated[int, at_least(0)] = 0,  # Steps in which spikes and membranes of all neurons are kept
     ) -> (
         tuple
     ):  # Spikes a step and layer (steps, layers); for each layer what was watched: fired and membranes (watch, units)
@@ -378,10 +378,10 @@ def _tick(stage: Stage, rule: Rule, alpha: float, theta: float, w: Tensor, v: Te
     return fired, torch.where(fired > 0, left, v), w + (change * gate(w, rule.gate_width) if rule.gated else change)
 
 # %% ../../nbs/sleep/14_stdp.ipynb #1e186dce
+@checked
 class TensorEngine:
     "Spikes through linear and convolutional layers, on any device."
 
-    @checked
     def __init__(
         self,
         stages: list[Stage],  # From `chain`
@@ -401,7 +401,7 @@ class TensorEngine:
     def run(
         self,
         spikes: Tensor,  # Whether each pixel fires (steps, ...), bool, on the device of the weights
-        watch: int = 0,  # Steps in which spikes and membranes of all neurons are kept
+        watch: Annotated[int, at_least(0)] = 0,  # Steps in which spikes and membranes of all neurons are kept
     ) -> tuple:  # As `EventEngine.run`
         "Sleep on for so many steps."
         counted = torch.zeros(len(spikes), len(self.w), dtype=torch.int64, device=spikes.device)
