@@ -248,8 +248,9 @@ def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
         told.append(f"{data}: {d:+.1f} points")
         cosines = [table.loc[k, "cosine"].to_numpy(float).mean() for k in ("direct", "dropen")]
         alike.append(f"{data} {cosines[0]:.2f} before, {cosines[1]:.2f} after")
-    second = f"by the mean absolute cosine of gradients between sub-networks: {'; '.join(alike)}"
-    return Finding(bool(all(met)), "; ".join(told), values, second="" if all(met) else second)
+    directions = f"mean absolute cosine of gradients between sub-networks: {'; '.join(alike)}"
+    told = f"{'; '.join(told)}; {directions}"
+    return Finding(bool(all(met)), told, values, second="" if all(met) else f"by the {directions}")
 
 # %% ../../nbs/dropen/53_subnetworks.ipynb #8ba9499b
 @checked
