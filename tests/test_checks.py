@@ -162,7 +162,9 @@ def test_above_a_class_making_and_public_methods_are_checked():
             return n
 
     box = Box(2)
-    assert box.put() == 1 and box.put(2, 3, why="room") == 5 and box(3) == 3 and Box.put.__qualname__.endswith("Box.put")
+    assert (
+        box.put() == 1 and box.put(2, 3, why="room") == 5 and box(3) == 3 and Box.put.__qualname__.endswith("Box.put")
+    )
     assert box.take(None) is None and box.forward(0) == 0 and box._put(0) == 0, "says nothing, is torch's, is nobody's"
     for call in (lambda: Box(0), lambda: box(0), lambda: box.put(0), lambda: box.put(1, 0), lambda: Chest(0)):
         with pytest.raises(ValueError, match="`(size|n|more)` must be a whole number >= 1, got 0"):
