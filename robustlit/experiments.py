@@ -32,6 +32,9 @@ import robustlit
 from .checks import check_choice, check_int, check_of, check_values, checked, nearest, one_of
 from .digest import remember
 
+if typing.TYPE_CHECKING:
+    import pandas as pd  # chkstyle: ignore
+
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
 def canonical(
     value,  # Anything made of numbers, booleans, strings, None, lists, tuples and dicts
@@ -181,7 +184,7 @@ class Experiment(_Called):
         return _size(self, {k: _text(v) for k, v in bound.items()})
 
 # %% ../nbs/evidence/20_experiments.ipynb #9c46c946
-def _bound(exp: Experiment, profile: str, given: dict) -> dict:
+def _bound(exp: Experiment, profile: str, given: Mapping) -> dict:
     check_choice(profile, tuple(exp.profiles), "profile")
     given = {k: v for k, v in given.items() if v is not None or k not in exp.parameters}
     exp.refuse_unknown(given)
@@ -210,7 +213,7 @@ def _key(id: str, version: int, named: dict) -> str:
     return hashlib.sha256(_text([id, version, named]).encode()).hexdigest()[:16]
 
 # %% ../nbs/evidence/20_experiments.ipynb #f0c883be
-def _named(exp: Experiment, bound: dict) -> dict:
+def _named(exp: Experiment, bound: Mapping) -> dict:
     "The parameters that enter the key: a later one does not at its `added` value."
     added = {k: _text(canonical(v, k)) for k, v in exp.added.items()}
     return {k: v for k, v in bound.items() if k not in added or _text(v) != added[k]}

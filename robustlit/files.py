@@ -98,7 +98,7 @@ def check_writable(
     "`NotWritten` if no file can be written to a folder."
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".try-") as f:
+        with tempfile.TemporaryFile(dir=folder) as f:  # which leaves nothing behind, not even where this is killed
             f.write(bytes(2**16))
             f.flush()
             os.fsync(f.fileno())

@@ -31,7 +31,7 @@ import pyarrow as pa
 
 from .checks import Count, checked, existing, nearest, one_of, with_columns
 from .digest import code_digest, definitions, entry_digests
-from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _known
+from .experiments import COLUMNS, PROFILES, PROVENANCE, Experiment, _checked, _frozen, _home, _known
 from .experiments import ProfileName, _renamed_to, _size, _source_of, _text, canonical
 from .files import NotWritten, _give_lock, _take_lock, check_writable, write_atomically
 from .store import DamagedRecord, ForeignRecord, Record, Store, _attempt, _gathered, _joined
@@ -187,8 +187,9 @@ def _stale_note(record: Record, exp: Experiment, store: Store) -> str:
 
 # %% ../nbs/evidence/40_records.ipynb #3003fa02
 def _homes(store: Store, name: str) -> list:
-    "Where it is noted whose the records are: beside the fresh ones, and beside the table."
-    return [store.runs / name / ".home.json", store.results / f"{name}.home.json"]
+    "Where it is noted whose the records are: beside the fresh ones and, if they are not the package's, beside the table."
+    group, _, last = name.partition("/")
+    return [store.runs / name / ".home.json", store.results / f"{name}.home.json"][: 1 if group in _home(last) else 2]
 
 
 def _folder_of(path: Path) -> Path:
@@ -203,7 +204,7 @@ def _noted(path: Path, what: str = "source") -> Path | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
-
+# %% ../nbs/evidence/40_records.ipynb #4e0b15ed
 def _written_in(store: Store, name: str, what: str = "source") -> Path | None:
     "The file in which an experiment that has records was written, or its 'notebook'; None where nobody noted it."
     return next(filter(None, (_noted(path, what) for path in _homes(store, name))), None)
@@ -218,9 +219,8 @@ def _refuse_anothers(exp: Experiment, store: Store):
 def _refuse_two(name: str, mine: Path | None, theirs: Path | None):
     if mine is None or theirs is None or mine.resolve() == theirs.resolve():
         return
-    beside = (
-        mine.resolve().parent == theirs.resolve().parent and mine.suffix != theirs.suffix
-    )  # a module and its notebook
+    same_folder = mine.resolve().parent == theirs.resolve().parent
+    beside = same_folder and mine.suffix != theirs.suffix  # a module and its notebook
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if not beside and f"def {name.partition('/')[2]}(" in theirs.read_text(encoding="utf-8"):
             raise ValueError(
@@ -231,8 +231,8 @@ def _refuse_two(name: str, mine: Path | None, theirs: Path | None):
 
 def _refuse_mixed(name: str, store: Store):
     "`ValueError` where the fresh records, the table and the experiment as it stands are not those of one file."
-    fresh, table = map(_noted, _homes(store, name))
-    _refuse_two(name, fresh, table)
+    noted = [_noted(path) for path in _homes(store, name)]
+    _refuse_two(name, noted[0], noted[-1])
     if exp := _known(name):
         _refuse_anothers(exp, store)
 
@@ -566,8 +566,9 @@ def pack(
         ours = {id(p) for p in parts}
         odd = {place: [p.raw for p in found if id(p) not in ours] for place, found in tables.items()}
         _write_packed(store.table_path(name), old, chosen, odd.get(name, []))
-        fresh, beside = _homes(store, name)
-        _note(beside, _noted(fresh), _noted(fresh, "notebook"))
+        fresh, *beside = _homes(store, name)
+        for path in beside:
+            _note(path, _noted(fresh), _noted(fresh, "notebook"))
         for place in store.places(name)[:-1]:
             _leave(store, place, name, odd[place])
     return store.table_path(name)

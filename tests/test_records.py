@@ -325,7 +325,7 @@ def test_two_packs_at_once(store):
         recorded(slope, seed=seed)
     fork(lambda i: pack(slope, smoke=True), n=3)
     assert len(read_records(store.table_path("local/slope"))) == 3
-    assert [p.name for p in store.table_path("local/slope").parent.iterdir()] == ["slope.parquet"]
+    assert {p.name for p in store.table_path("local/slope").parent.iterdir()} == {"slope.parquet", "slope.home.json"}
 
 
 def test_pack_unites_records_of_different_columns(store):

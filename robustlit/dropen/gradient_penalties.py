@@ -257,6 +257,9 @@ def _random_start(x: Tensor, eps: float) -> Tensor:
     return x + eps * (2 * torch.rand_like(x) - 1)
 
 # %% ../../nbs/dropen/11_gradient_penalties.ipynb #a74a049e
+_OfEach = Sequence[Logits]
+
+
 @checked
 class Ensemble(nn.Module):
     "Networks that answer together: the logarithm of their mean probabilities."
@@ -275,7 +278,7 @@ class Ensemble(nn.Module):
 
     def joined(
         self,
-        logits: Annotated[Sequence[Logits], not_empty],  # Of each member (n, classes)
+        logits: Annotated[_OfEach, not_empty],  # Of each member (n, classes)
     ) -> Tensor:  # (n, classes)
         "The ensemble's answer from its members' logits."
         return torch.stack([z.log_softmax(1) for z in logits]).logsumexp(0) - math.log(len(logits))

@@ -250,7 +250,7 @@ def penalty_lowers_transfer(df: pd.DataFrame, scale: str) -> Finding:
         alike.append(f"{data} {cosines[0]:.2f} before, {cosines[1]:.2f} after")
     directions = f"mean absolute cosine of gradients between sub-networks: {'; '.join(alike)}"
     told = f"{'; '.join(told)}; {directions}"
-    return Finding(bool(all(met)), told, values, second="" if all(met) else f"by the {directions}")
+    return Finding(bool(all(met)), told, values, second=f"by the {directions}")
 
 # %% ../../nbs/dropen/53_subnetworks.ipynb #8ba9499b
 @checked
