@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastcore.docments import get_source
 from torch import nn
 
 from robustlit import checks
@@ -384,3 +385,12 @@ def test_torch_is_not_imported():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
     with pytest.raises(AttributeError, match="has no attribute 'Image'"):
         checks.Image  # noqa: B018
+
+
+def test_documentation_finds_the_source_of_a_checked_method():
+    @checked
+    class Doubled:
+        def __call__(self, n: int) -> int:
+            return 2 * n
+
+    assert get_source(Doubled()).strip().startswith("def __call__(self, n: int)")
