@@ -118,6 +118,9 @@ def _is_regular(info):
     return stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
 
 # %% ../nbs/learning/12_sources.ipynb #6911e06e
+_WHOLE = 2**22  # bytes of a member of a zip up to which it is unpacked in one go
+
+
 class _Files:
     "The files of a folder or a zip, by name; `odd` are the names of what is no regular file."
 
@@ -147,7 +150,7 @@ class _Files:
         if self.zip is None:
             return open(self.path / name, "rb")
         member = self.members[name]  # one that is read whole is held against its checksum
-        return self.zip.open(member) if member.file_size > _LARGE else io.BytesIO(self.zip.read(member))
+        return self.zip.open(member) if member.file_size > _WHOLE else io.BytesIO(self.zip.read(member))
 
     def read(self, name):
         with self.open(name) as f:
