@@ -24,6 +24,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +33,7 @@ import robustlit
 from .checks import check_choice, check_int, check_of, check_values, checked, nearest, one_of
 from .digest import remember
 
-if typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     import pandas as pd  # chkstyle: ignore
 
 # %% ../nbs/evidence/20_experiments.ipynb #86bb5dfd
