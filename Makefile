@@ -48,18 +48,15 @@ demo: $(STAMP)
 	@$(BIN)/robustlit run forgetting --profile smoke -p meta 0
 	@$(BIN)/robustlit run forgetting --profile smoke
 
-# The steps that keep one core busy go side by side; the other two use all cores by themselves.
 test: $(STAMP)
-	@failed=$$(mktemp); trap 'rm -f "$$failed"' EXIT; \
-	$(MAKE) --no-print-directory -k -O -j $(JOBS) FAILED="$$failed" $(patsubst %,timed-%,$(filter-out nbs unit,$(STEPS))); \
-	for step in nbs unit; do $(MAKE) --no-print-directory FAILED="$$failed" timed-$$step; done; \
-	if [ -s "$$failed" ]; then echo "failed: $$(tr '\n' ' ' < "$$failed")" >&2; exit 1; fi; \
+	@failed=; \
+	for step in $(STEPS); do \
+		start=$$(date +%s); echo "== $$step"; \
+		$(MAKE) --no-print-directory $$step || failed="$$failed $$step"; \
+		echo "== $$step took $$(($$(date +%s) - start)) s"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed" >&2; exit 1; fi; \
 	echo "all of $(STEPS) passed"
-
-timed-%: $(STAMP)
-	@start=$$(date +%s); echo "== $*"; code=0; \
-	$(MAKE) --no-print-directory $* || { code=1; echo $* >> "$(or $(FAILED),/dev/null)"; }; \
-	echo "== $* took $$(($$(date +%s) - start)) s"; exit $$code
 
 sync docs wheel nbs unit: export OMP_NUM_THREADS ?= 1
 sync docs wheel nbs unit: export NUMBA_NUM_THREADS ?= 1

@@ -523,7 +523,9 @@ def checked(
     bare = [p.replace(annotation=_bare(p.annotation)) for p in shown.parameters.values()]
     named = typing.cast(Any, call)
     named.__signature__ = shown.replace(parameters=bare)
-    named.__code__ = named.__code__.replace(co_name=named.__name__)  # by which documentation finds the source of a method
+    named.__code__ = named.__code__.replace(
+        co_name=named.__name__
+    )  # by which documentation finds the source of a method
     return typing.cast(F, call)
 
 # %% ../nbs/learning/00_checks.ipynb #3b031be6
