@@ -81,7 +81,7 @@ class PGD:
             if search.leave(s):
                 return
             if self.momentum:
-                g = s.g / s.g.abs().mean((1, 2, 3), keepdim=True).clamp_(min=TINY)
+                g = s.g.div_(s.g.abs().mean((1, 2, 3), keepdim=True).clamp_(min=TINY))
                 s.m = g.add_(s.m, alpha=self.momentum) if k else g
             s.a = s.ball.step(s.a, s.m.clone() if self.momentum else s.g, step)
         search.record(s)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from .checks import Count, check_choice, check_images, check_labels, checked, rounding
+from .checks import Count, _check_range, check_choice, check_images, check_labels, checked, rounding
 from .data import Dataset, as_images
 
 # %% ../nbs/robustness/02_intake.ipynb #d086ad01
@@ -40,9 +40,11 @@ def given_images(
         x = torch.from_numpy(np.array(x, dtype=np.float32 if x.dtype == np.float64 else None))
     if x.ndim == 4 and x.dtype == torch.uint8:
         x = as_images(x)
-    check_images(x, name, in_range=in_range)
+    check_images(x, name, in_range=False)
     x = x.detach() if x.requires_grad else x
     low, high = (v.item() for v in x.aminmax()) if x.numel() else (0.0, 1.0)
+    if in_range:
+        _check_range(low, high, rounding(x.dtype), name)
     beyond = max(-low, high - 1)
     return x.clamp(0, 1) if 0 < beyond <= rounding(x.dtype) else x
 

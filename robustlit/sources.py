@@ -229,17 +229,17 @@ def _turn(n):
 
 
 def _pixels(file, size):
-    "The picture in an open file as uint8, (h, w) if it is stored as grey, else (h, w, 3), and whether it is deep."
+    "The first picture in an open file as uint8, (h, w) if stored as grey, else (h, w, 3); if it is deep, and one of many."
     with Image.open(file) as im, _turn(im.width * im.height):
         if size is not None and im.width * im.height > _HUGE:
             im.draft(im.mode, (2 * size, 2 * size))
-        deep, white = _is_deep(im), _white(im)
+        deep, white, many = _is_deep(im), _white(im), im.format != "MPO" and getattr(im, "is_animated", False)
         im.load()
         if im.info.get("exif"):
             im = ImageOps.exif_transpose(im)
         im = _on_white(_eight_bits(im, white))
         mode = "L" if im.mode in ("1", "L", "LA", "La") or _grey_palette(im) else "RGB"
-        return np.asarray(_square(im if im.mode == mode else im.convert(mode), size)), deep
+        return np.asarray(_square(im if im.mode == mode else im.convert(mode), size)), deep, many
 
 # %% ../nbs/learning/12_sources.ipynb #b979bcd0
 def _unread(files, name, e):
@@ -249,7 +249,7 @@ def _unread(files, name, e):
 
 
 def _picture(files, name, size):
-    "One picture of `files` and whether it is deep; `ValueError` with its path for one that cannot be read."
+    "As `_pixels`, for a picture of `files`; `ValueError` with its path for one that cannot be read."
     try:
         with _turn(files.size(name)), files.open(name) as file:
             return _pixels(file, size)
@@ -278,13 +278,13 @@ def _refuse_few_bits(x, deep, path):
 
 # %% ../nbs/learning/12_sources.ipynb #2ab05580
 def _decode(files, names, size):
-    "The named pictures as uint8 (n, c, h, w), c = 1 if all are stored as grey; several threads, with a bar for many."
+    "The named pictures as uint8 (n, c, h, w), c = 1 if all are stored as grey, and notes on files that hold many."
     h, w = _picture(files, names[0], size)[0].shape[:2]
     _refuse_too_much(_TWICE * 3 * h * w * len(names), f"the {len(names):,} pictures in {files.path} of {h}x{w} pixels")
-    out, (grey, deep) = np.empty((len(names), 3, h, w), np.uint8), np.empty((2, len(names)), bool)
+    out, (grey, deep, many) = np.empty((len(names), 3, h, w), np.uint8), np.empty((3, len(names)), bool)
 
     def put(i):
-        a, deep[i] = _picture(files, names[i], size)
+        a, deep[i], many[i] = _picture(files, names[i], size)
         if a.shape[:2] != (h, w):
             other = f"{a.shape[0]}x{a.shape[1]} in {files.where(names[i])}"
             raise ValueError(f"images must be of one size, got {h}x{w} and {other}; `size` resizes them")
@@ -293,7 +293,9 @@ def _decode(files, names, size):
 
     _in_threads(put, len(names), f"decoding {files.path.name}")
     _refuse_few_bits(out, deep, files.path)
-    return np.ascontiguousarray(out[:, :1]) if grey.all() else out
+    n, which = int(many.sum()), names[int(many.argmax())]
+    told = f"{n} file{'s' * (n > 1)} with more than one picture, of which the first is taken, such as {which}"
+    return np.ascontiguousarray(out[:, :1]) if grey.all() else out, [told] * (n > 0)
 
 # %% ../nbs/learning/12_sources.ipynb #3acc1026
 def _in_order(names):
@@ -512,11 +514,11 @@ def _listing(files):
 def _from_pictures(files, size):
     "Arrays from a folder or zip of pictures."
     pictures, labels, classes, notes = _listing(files)
-    x, arrays, start = _decode(files, [n for names in pictures.values() for n in names], size), {}, 0
+    (x, more), arrays, start = _decode(files, [n for names in pictures.values() for n in names], size), {}, 0
     for part, names in pictures.items():
         arrays[f"x_{part}"] = x[start : (start := start + len(names))]
         arrays[f"y_{part}"] = labels[part]
-    return arrays | {"classes": classes, "notes": notes}
+    return arrays | {"classes": classes, "notes": np.array([*notes, *more], str)}
 
 # %% ../nbs/learning/12_sources.ipynb #cec1c0ca
 _TOLD = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # formats whose headers tell how pixels are stored
@@ -532,7 +534,7 @@ def _stored(files, name):
                 return im.mode in grey or im.mode.startswith("I"), _is_deep(im)
     except Exception as e:
         raise _unread(files, name, e) from e
-    pixels, deep = _picture(files, name, None)
+    pixels, deep, _ = _picture(files, name, None)
     return pixels.ndim == 2, deep
 
 # %% ../nbs/learning/12_sources.ipynb #31d54b50
@@ -553,12 +555,12 @@ def _some_pictures(files, size, listing, chosen):
     if deep.any():  # what white is in them depends on all
         raise _AllNeeded
     names = [pictures[part][i] for part, at in chosen.values() for i in at]
-    x, arrays, start = _decode(files, names, size), {}, 0
+    (x, more), arrays, start = _decode(files, names, size), {}, 0
     x = x if grey.all() or x.shape[1] == 3 else x.repeat(3, 1)
     for part, (source, at) in chosen.items():
         arrays[f"x_{part}"] = x[start : (start := start + len(at))]
         arrays[f"y_{part}"] = labels[source][at]
-    return arrays | {"classes": classes, "notes": notes}
+    return arrays | {"classes": classes, "notes": np.array([*notes, *more], str)}
 
 # %% ../nbs/learning/12_sources.ipynb #da1db441
 def _first_channels(x, where):
@@ -888,7 +890,7 @@ def _kind(path):
     return "torchvision" if idx else "pictures"
 
 # %% ../nbs/learning/12_sources.ipynb #54084c32
-_FORMS = dict(npz=3, torchvision=3, pictures=3)  # raised when the decoding changes, or the cache
+_FORMS = dict(npz=3, torchvision=3, pictures=4)  # raised when the decoding changes, or the cache
 
 
 def _checked_pixels(arrays, path):

@@ -103,6 +103,14 @@ def test_a_loop_of_links_is_not_followed(pets, where, to):
         same(load(pets, size=8), before)
 
 
+@pytest.mark.parametrize("kind", ["gif", "tiff", "png", "webp"])
+@pytest.mark.parametrize("few", [{}, dict(n_train=4, valid=0)])
+def test_of_many_pictures_in_a_file_the_first_is_taken_and_that_is_said(pets, kind, few):
+    noise(7).save(pets / "cat" / f"many.{kind}", save_all=True, append_images=[noise(8), noise(9)])
+    with pytest.warns(UserWarning, match=rf"1 file with more than one picture, of which the first .* cat/many\.{kind}"):
+        load(pets, **few)
+
+
 def test_links_that_lead_in_all_ways_are_refused(tmp_path):
     folders = [tmp_path / "web" / f"{i}" for i in range(12)]
     for a in folders:
@@ -215,11 +223,11 @@ def test_large_pictures_are_decoded_one_at_a_time(pets, monkeypatch):
 def test_a_huge_jpeg_is_decoded_at_less_than_its_size(tmp_path, monkeypatch):
     file = io.BytesIO()
     Image.linear_gradient("L").resize((640, 480)).save(file, "JPEG")
-    full, _ = rs._pixels(io.BytesIO(file.getvalue()), 16)
+    full, *_ = rs._pixels(io.BytesIO(file.getvalue()), 16)
     sizes, square = [], rs._square
     monkeypatch.setattr(rs, "_square", lambda im, size: sizes.append(im.size) or square(im, size))
     monkeypatch.setattr(rs, "_HUGE", 640 * 480 - 1)
-    small, _ = rs._pixels(io.BytesIO(file.getvalue()), 16)
+    small, *_ = rs._pixels(io.BytesIO(file.getvalue()), 16)
     assert sizes == [(80, 60)] and np.abs(small.astype(int) - full).max() <= 3
     assert rs._pixels(file, None)[0].shape == (480, 640)
 

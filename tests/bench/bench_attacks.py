@@ -9,6 +9,7 @@ tensors decides how often the system hands out the same pages anew. Libraries th
 
 import argparse
 import importlib.util
+import math
 import os
 import statistics
 import sys
@@ -27,6 +28,7 @@ from robustlit.data import as_images, load
 RESULTS = Path(__file__).parents[2] / "results" / "bench" / "attacks.csv"
 KEEP_MEMORY = dict(MALLOC_TRIM_THRESHOLD_=str(2**30), MALLOC_MMAP_THRESHOLD_=str(2**30))
 FREE = 1.05  # How much slower than the fastest is still as fast
+SPAN = 0.5  # Seconds that a timing takes at least: short attacks are run several times in a row
 
 
 def perceptron(images, eps):
@@ -148,20 +150,20 @@ def secml_runs(net, x, y, eps, steps):
 LIBRARIES = dict(torchattacks=torchattacks_runs, foolbox=foolbox_runs, secmlt=secml_runs)
 
 
-def clock(call, device):
-    if device == "cpu":
-        start = time.process_time()
+def clock(call, device, times=1):
+    "Seconds of one call, the mean of so many in a row: processor time on the CPU, wall-clock time on a GPU."
+    now = time.process_time if device == "cpu" else time.perf_counter
+    wait = torch.cuda.synchronize if device != "cpu" else int
+    wait()
+    start = now()
+    for _ in range(times):
         call()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    wait()
+    return (now() - start) / times
 
 
 def bench(network, images=1000, steps=20, rounds=7, eps=0.1, device="cpu"):
-    "A row an attack: median milliseconds of each library, and how many times ours the fastest other one takes."
+    "A row an attack: median milliseconds of each library, and how many times ours the fastest other one takes, round by round."
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     net, x, y = (one.to(device) for one in NETWORKS[network](images, eps))
@@ -172,10 +174,15 @@ def bench(network, images=1000, steps=20, rounds=7, eps=0.1, device="cpu"):
     rows = []
     for attack in runs["ours"]:
         calls = {library: made[attack] for library, made in runs.items() if attack in made}
-        times = [{library: clock(call, device) for library, call in calls.items()} for _ in range(rounds + 2)][2:]
+        once = [{library: clock(call, device) for library, call in calls.items()} for _ in range(2)][1]
+        often = math.ceil(SPAN / min(once.values()))
+        times = []
+        for k in range(rounds):  # each round another one begins
+            order = [*calls][k % len(calls) :] + [*calls][: k % len(calls)]
+            times.append({library: clock(calls[library], device, often) for library in order})
         median = {library: 1e3 * statistics.median(t[library] for t in times) for library in calls}
-        others = {library: t for library, t in median.items() if library != "ours"}
-        ratio = min(others.values()) / median["ours"] if others else float("nan")
+        others = [statistics.median(t[lib] / t["ours"] for t in times) for lib in calls if lib != "ours"]
+        ratio = min(others, default=float("nan"))
         left = 100 * runs["ours"][attack]()
         row = dict(network=network, attack=attack, left=left, **{f"{k}_ms": median.get(k) for k in runs}, ratio=ratio)
         rows.append(row | dict(images=images, steps=steps, rounds=rounds, device=device, torch=torch.__version__))
