@@ -5,6 +5,7 @@ The folder, zip and array files are written anew, a few gigabytes in all, and re
 
 import argparse
 import gzip
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,7 @@ CASES = {
 
 def measure(path, options, cache):
     "Seconds, gigabytes at the peak and the answer of a process of its own."
-    env = dict(__import__("os").environ, ROBUSTLIT_CACHE=str(cache))
+    env = dict(os.environ, ROBUSTLIT_CACHE=str(cache))
     done = subprocess.run(
         [sys.executable, "-c", LOAD, str(path), repr(options)], capture_output=True, text=True, env=env, timeout=900
     )
