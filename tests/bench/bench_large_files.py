@@ -42,11 +42,11 @@ def pictures(folder):
 
 
 def bomb(path):
-    "A zip of under 1 MB with one picture that unpacks to 1 GB."
+    "A zip of about 1 MB with a picture that unpacks to 1 GB."
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
         for kind in "cd":
             with z.open(f"{kind}/0.png", "w") as member:
-                for _ in range(512 if kind == "c" else 1):
+                for _ in range(1000 if kind == "c" else 1):
                     member.write(bytes(1 << 20) if kind == "c" else b"no picture")
     return path
 
@@ -76,7 +76,7 @@ def arrays(path, n, side):
 
 CASES = {
     "16 pictures of 9000 x 9000": (lambda at: pictures(at / "pictures"), [{}, dict(size=32)]),
-    "a zip that unpacks to 0.5 GB": (lambda at: bomb(at / "bomb.zip"), [dict(size=32)]),
+    "a zip that unpacks to 1 GB": (lambda at: bomb(at / "bomb.zip"), [dict(size=32)]),
     "MNIST's files with 1 GB of pixels": (lambda at: idx(at / "idx1", 1_300_000), [{}, dict(n_train=100, n_test=20)]),
     "MNIST's files with 3 GB of pixels": (lambda at: idx(at / "idx3", 3_900_000), [dict(n_train=100, n_test=20)]),
     "an npz of 1 GB": (lambda at: arrays(at / "one.npz", 6_600, 224), [{}, dict(size=32), dict(n_train=20, n_test=20)]),
