@@ -488,11 +488,11 @@ def text_table(
     columns: Annotated[_Names, column_of("found")],  # Which of its columns, in this order
     where: str = "",  # Tell only of these rows, in the words of `DataFrame.query`
 ) -> Markdown | None:  # A table for a notebook; None where there are no records
-    "Columns of words with all that they say; one sentence where there are no records."
+    "Columns of words with all that they say; one sentence where there are no records, or none that `where` means."
     if not len(found):
         return print(about_records(found))
     shown = found.query(where) if where else found
-    return Markdown(ledger_markdown(shown[[*columns]]))
+    return Markdown(ledger_markdown(shown[[*columns]]) if len(shown) else f"None of {len(found):,} rows.")
 
 # %% ../nbs/evidence/60_claims.ipynb #3e4f295d
 def _named(which) -> Claim:
