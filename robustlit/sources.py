@@ -56,6 +56,13 @@ def _gigabytes(name, default):
 
 
 _TWICE = 2  # images are held as they were read and as the parts of a dataset
+_ON_TOP = 4  # pictures' worth of memory while one is decoded
+
+
+def _tell_if_large(need, what):
+    "A warning for what takes much memory."
+    if need > 2e9:
+        warnings.warn(f"{what} may take {need / 1e9:,.1f} GB of memory", stacklevel=4)
 
 
 def _refuse_too_much(need, what):
@@ -67,8 +74,7 @@ def _refuse_too_much(need, what):
             f"{what} would need {need / 1e9:,.1f} GB of memory, and the limit is {limit / 1e9:,.3g} GB: ask for a smaller "
             "`size`, or with `size` for fewer images by `n_train`, `n_test` and `valid`, or set ROBUSTLIT_MEMORY_GB"
         )
-    if need > 2e9:
-        warnings.warn(f"{what} may take {need / 1e9:,.1f} GB of memory", stacklevel=3)
+    _tell_if_large(need, what)
 
 # %% ../nbs/learning/12_sources.ipynb #3f1ed9c7
 _HIDDEN = lambda name: any(p.startswith(".") or p == "__MACOSX" for p in name.split("/"))
@@ -280,7 +286,8 @@ def _refuse_few_bits(x, deep, path):
 def _decode(files, names, size):
     "The named pictures as uint8 (n, c, h, w), c = 1 if all are stored as grey, and notes on files that hold many."
     h, w = _picture(files, names[0], size)[0].shape[:2]
-    _refuse_too_much(_TWICE * 3 * h * w * len(names), f"the {len(names):,} pictures in {files.path} of {h}x{w} pixels")
+    need = 3 * h * w * (_TWICE * len(names) + _ON_TOP)
+    _refuse_too_much(need, f"the {len(names):,} pictures in {files.path} of {h}x{w} pixels")
     out, (grey, deep, many) = np.empty((len(names), 3, h, w), np.uint8), np.empty((3, len(names)), bool)
 
     def put(i):
@@ -833,6 +840,7 @@ def _cached(key, build):
     "What the builder returns, a dictionary of arrays, from the cache if it is there."
     path = cache_dir() / f"{key}.npz"
     try:
+        _tell_if_large(path.stat().st_size, f"the decoded images in {path}")
         arrays = _read_cache(path)
         with contextlib.suppress(OSError):
             os.utime(path)  # used just now
