@@ -523,9 +523,8 @@ def checked(
     bare = [p.replace(annotation=_bare(p.annotation)) for p in shown.parameters.values()]
     named = typing.cast(Any, call)
     named.__signature__ = shown.replace(parameters=bare)
-    named.__code__ = named.__code__.replace(
-        co_name=named.__name__
-    )  # by which documentation finds the source of a method
+    # Documentation finds the source of a method by this name.
+    named.__code__ = named.__code__.replace(co_name=named.__name__)
     return typing.cast(F, call)
 
 # %% ../nbs/learning/00_checks.ipynb #3b031be6

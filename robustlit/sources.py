@@ -234,18 +234,27 @@ def _turn(n):
     return _ONE_AT_A_TIME if n > _LARGE else contextlib.nullcontext()
 
 
+def _holds_many(im):
+    "Whether there are more pictures in an open one's file; a photo and its preview (MPO) are one."
+    with contextlib.suppress(Exception):  # what follows the first picture may be broken
+        return im.format != "MPO" and getattr(im, "is_animated", False)
+    return False
+
+
 def _pixels(file, size):
     "The first picture in an open file as uint8, (h, w) if stored as grey, else (h, w, 3); if it is deep, and one of many."
-    with Image.open(file) as im, _turn(im.width * im.height):
+    with Image.open(file) as opened, _turn(opened.width * opened.height):
+        im = opened
         if size is not None and im.width * im.height > _HUGE:
             im.draft(im.mode, (2 * size, 2 * size))
-        deep, white, many = _is_deep(im), _white(im), im.format != "MPO" and getattr(im, "is_animated", False)
+        deep, white = _is_deep(im), _white(im)
         im.load()
         if im.info.get("exif"):
             im = ImageOps.exif_transpose(im)
         im = _on_white(_eight_bits(im, white))
         mode = "L" if im.mode in ("1", "L", "LA", "La") or _grey_palette(im) else "RGB"
-        return np.asarray(_square(im if im.mode == mode else im.convert(mode), size)), deep, many
+        pixels = np.asarray(_square(im if im.mode == mode else im.convert(mode), size))
+        return pixels, deep, _holds_many(opened)
 
 # %% ../nbs/learning/12_sources.ipynb #b979bcd0
 def _unread(files, name, e):

@@ -111,6 +111,21 @@ def test_of_many_pictures_in_a_file_the_first_is_taken_and_that_is_said(pets, ki
         load(pets, **few)
 
 
+def test_a_photo_with_its_preview_is_one_picture(pets, recwarn):
+    noise(7).save(pets / "cat" / "photo.jpg", "MPO", save_all=True, append_images=[noise(8)])
+    load(pets)
+    assert not [w for w in recwarn if "more than one" in str(w.message)]
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff"])
+def test_the_first_of_many_pictures_is_read_where_the_next_is_broken(tmp_path, kind):
+    first, both = io.BytesIO(), io.BytesIO()
+    noise(7).save(first, kind)
+    noise(7).save(both, kind, save_all=True, append_images=[noise(8)])
+    cut = io.BytesIO(both.getvalue()[:-40])
+    assert np.array_equal(rs._pixels(cut, None)[0], rs._pixels(first, None)[0])
+
+
 def test_links_that_lead_in_all_ways_are_refused(tmp_path):
     folders = [tmp_path / "web" / f"{i}" for i in range(12)]
     for a in folders:
